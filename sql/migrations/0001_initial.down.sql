@@ -1,0 +1,9 @@
+DROP TABLE room_events;
+DROP TABLE messages;
+DROP TABLE room_bans;
+DROP TABLE room_members;
+DROP TABLE rooms;
+DROP TABLE spent_refresh_tokens;
+DROP TABLE user_sessions;
+DROP TABLE users;
+DROP TABLE server_facts;
