@@ -1,0 +1,145 @@
+"""The records that messages and HTTP answers carry, and the one way in which they become JSON.
+
+Shapes of spec/protocol.md: camel case on the wire, `None` left out, times RFC 3339 in UTC with milliseconds.
+Nothing in here depends on who receives it, so that one encoding serves all.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from typing import Any, Final
+
+import msgspec
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    pass
+
+
+class Attachment(_Record):
+    file_id: str
+    url: str
+    mime_type: str
+    size: int
+    name: str
+    thumbnail_url: str | None = None
+    width: int | None = None
+    height: int | None = None
+
+
+class Reaction(_Record):
+    emoji: str
+    count: int
+    user_ids: list[str]
+
+
+class Message(_Record):
+    """A message as everybody sees it, live, in history and in a resume."""
+
+    id: str
+    room_id: str
+    seq: int
+    sender_id: str
+    sender_name: str
+    message_type: str
+    content: str
+    created_at: str
+    client_message_id: str | None = None
+    reply_to: str | None = None
+    metadata: msgspec.Raw | None = None
+    attachment: Attachment | None = None
+    edited_at: str | None = None
+    deleted_at: str | None = None
+    pinned: bool | None = None
+    reactions: list[Reaction] | None = None
+
+
+class RoomEntry(_Record):
+    """One of a user's rooms in `authenticated`: where the room is, and where its reader."""
+
+    room_id: str
+    name: str
+    kind: str
+    last_seq: int
+    last_read_seq: int
+    unread: int
+
+
+class ReadCursor(_Record):
+    user_id: str
+    seq: int
+
+
+class Limits(_Record):
+    """What a client has to know to stay within its bounds; 0 means no limit."""
+
+    messages_per_minute: int
+    requests_per_minute: int
+    content_characters: int
+    message_bytes: int
+    metadata_bytes: int
+
+
+class User(_Record):
+    """A profile. `email` is present only in answers to its owner."""
+
+    id: str
+    username: str
+    created_at: str
+    display_name: str | None = None
+    email: str | None = None
+    avatar_file_id: str | None = None
+    status_message: str | None = None
+    last_seen: str | None = None
+
+
+class Room(_Record):
+    id: str
+    name: str
+    kind: str
+    created_at: str
+    member_count: int
+    last_seq: int
+    topic: str | None = None
+    created_by: str | None = None
+    role: str | None = None
+    max_members: int | None = None
+
+
+class Member(_Record):
+    user_id: str
+    username: str
+    role: str
+    joined_at: str
+    online: bool
+    status: str
+    device_count: int
+    display_name: str | None = None
+    status_message: str | None = None
+    last_seen: str | None = None
+
+
+_encoder: Final = msgspec.json.Encoder()
+#: JSON bytes of a record or a message.
+encode_json: Final = _encoder.encode
+
+
+def parse_json(data: bytes | str) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """JSON as plain Python values. Raises ValueError when it is none."""
+    return msgspec.json.decode(data)
+
+
+@lru_cache(maxsize=4096)
+def _seconds(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+
+
+def format_time(at_ms: int) -> str:
+    """Milliseconds since 1970 as `2026-01-31T12:00:00.123Z`."""
+    second, ms = divmod(at_ms, 1000)
+    return f"{_seconds(second)}.{ms:03d}Z"
+
+
+def format_time_or_none(at_ms: int | None) -> str | None:
+    return None if at_ms is None else format_time(at_ms)

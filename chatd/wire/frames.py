@@ -1,0 +1,198 @@
+"""WebSocket frames as bytes: the opening handshake, what a client's bytes mean, and the frames that answer them.
+
+The one door to wsproto, which parses and judges everything that a client sends. Frames that leave are built once
+and sent to many, so the two that carry the load (`text_frame`, `ping_frame`) are plain bytes. No sockets, no time:
+`nursery` feeds what it read and sends what it is given.
+
+Source: RFC 6455; sizes and close codes from spec/protocol.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, RejectConnection, RejectData, Request
+from wsproto.frame_protocol import FrameProtocol, Opcode, ParseFailed
+from wsproto.utilities import RemoteProtocolError
+
+from chatd.errors import CloseCode, Disconnect
+
+#: A request head that is longer than this is refused with 431.
+MAX_HEAD_BYTES: Final = 16 * 1024
+
+
+def text_frame(payload: bytes) -> bytes:
+    """An unmasked, unfragmented text frame around UTF-8 bytes (RFC 6455 section 5.2)."""
+    size = len(payload)
+    if size < 126:
+        return b"\x81" + size.to_bytes(1, "big") + payload
+    if size < 65536:
+        return b"\x81\x7e" + size.to_bytes(2, "big") + payload
+    return b"\x81\x7f" + size.to_bytes(8, "big") + payload
+
+
+def close_frame(code: int, reason: str) -> bytes:
+    """A close frame; a reason above 123 bytes of UTF-8 is cut at a character."""
+    return bytes(FrameProtocol(client=False, extensions=[]).close(code, reason))
+
+
+def ping_frame(payload: bytes = b"") -> bytes:
+    return b"\x89" + len(payload).to_bytes(1, "big") + payload
+
+
+def pong_frame(payload: bytes) -> bytes:
+    return b"\x8a" + len(payload).to_bytes(1, "big") + payload
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """The peer wants a pong with the same payload."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The peer's close frame; nothing follows it."""
+
+    code: int
+    reason: str
+
+
+class FrameReader:
+    """What one client's bytes mean, message by message.
+
+    A text message is given as `str`; a ping as `Ping`, a close as `Closed`; a pong is a sign of life and nothing
+    else. A fault of the peer raises `Disconnect` with its close code, after which the reader is of no more use.
+    """
+
+    __slots__ = ("_max_bytes", "_parts", "_protocol", "_size")
+
+    def __init__(self, *, max_message_bytes: int) -> None:
+        self._protocol = FrameProtocol(client=False, extensions=[])
+        self._max_bytes = max_message_bytes
+        self._parts: list[str] = []
+        self._size = 0
+
+    def receive(self, data: bytes) -> Iterator[str | Ping | Closed]:
+        self._protocol.receive_bytes(data)
+        try:
+            for frame in self._protocol.received_frames():
+                opcode, payload = frame.opcode, frame.payload
+                if opcode is Opcode.TEXT:
+                    assert isinstance(payload, str)
+                    self._count(payload)
+                    if not frame.message_finished:
+                        self._parts.append(payload)
+                        continue
+                    if self._parts:
+                        payload = "".join((*self._parts, payload))
+                        self._parts.clear()
+                    self._size = 0
+                    yield payload
+                elif opcode is Opcode.PING:
+                    assert isinstance(payload, bytes)
+                    yield Ping(payload)
+                elif opcode is Opcode.CLOSE:
+                    assert isinstance(payload, tuple)
+                    yield Closed(int(payload[0]), payload[1] or "")
+                elif opcode is Opcode.BINARY:
+                    raise Disconnect(CloseCode.BINARY, "text frames only, one JSON object each")
+        except ParseFailed as error:
+            raise Disconnect(int(error.code), str(error)) from None
+
+    def _count(self, part: str) -> None:
+        self._size += len(part) if part.isascii() else len(part.encode())
+        if self._size > self._max_bytes:
+            raise Disconnect(CloseCode.TOO_BIG, f"a message is at most {self._max_bytes} bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """A client's wish to speak WebSocket."""
+
+    target: str
+    host: str
+    headers: dict[str, str] = field(repr=False)
+
+    @property
+    def origin(self) -> str | None:
+        return self.headers.get("origin")
+
+    @property
+    def bearer_token(self) -> str | None:
+        """The token of an `Authorization: Bearer` header, if there is one."""
+        scheme, _, token = self.headers.get("authorization", "").partition(" ")
+        return token.strip() or None if scheme.lower() == "bearer" else None
+
+
+class BadUpgrade(Exception):
+    """The request is no WebSocket upgrade; `answer` is the HTTP response that says so."""
+
+    def __init__(self, answer: bytes) -> None:
+        super().__init__("not a WebSocket upgrade")
+        self.answer = answer
+
+
+class Handshake:
+    """The opening handshake of one connection (RFC 6455 section 4), up to the answer.
+
+    Feed bytes until `receive` returns the `Upgrade`; then send `accept()` or `reject(...)`. What came behind the
+    request head is in `trailing_data` and belongs to the frame reader.
+    """
+
+    def __init__(self) -> None:
+        self._connection = WSConnection(ConnectionType.SERVER)
+        self._head = bytearray()
+        self.trailing_data = b""
+
+    def receive(self, data: bytes) -> Upgrade | None:
+        """The upgrade request once its head is complete. Raises `BadUpgrade`."""
+        self._head += data
+        end = self._head.find(b"\r\n\r\n")
+        if end < 0:
+            if len(self._head) > MAX_HEAD_BYTES:
+                raise BadUpgrade(plain_response(431, "The request head is too large."))
+            return None
+        if end > MAX_HEAD_BYTES:
+            raise BadUpgrade(plain_response(431, "The request head is too large."))
+        self.trailing_data = bytes(self._head[end + 4 :])
+        try:
+            self._connection.receive_data(bytes(self._head[: end + 4]))
+            request = next(iter(self._connection.events()), None)
+        except (RemoteProtocolError, UnicodeError) as error:
+            raise self._refused(error) from None
+        if not isinstance(request, Request):
+            raise BadUpgrade(plain_response(400, "This port speaks WebSocket."))
+        headers = {bytes(name).decode("latin-1"): bytes(value).decode("latin-1") for name, value in request.extra_headers}
+        return Upgrade(target=request.target, host=request.host, headers=headers)
+
+    def accept(self) -> bytes:
+        return self._connection.send(AcceptConnection())
+
+    def reject(self, status: int, detail: str, *, headers: Iterable[tuple[str, str]] = ()) -> bytes:
+        """An HTTP answer in plain text, after which the connection is to be closed."""
+        body = (detail + "\n").encode()
+        lines = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+        lines += [(b"connection", b"close"), *((name.encode(), value.encode()) for name, value in headers)]
+        answer = self._connection.send(RejectConnection(status_code=status, headers=lines, has_body=True))
+        return answer + self._connection.send(RejectData(data=body))
+
+    def _refused(self, error: Exception) -> BadUpgrade:
+        hint = getattr(error, "event_hint", None)
+        if isinstance(hint, RejectConnection) and hint.status_code == 426:
+            return BadUpgrade(plain_response(426, f"{error}.", extra=b"Sec-WebSocket-Version: 13\r\n"))
+        return BadUpgrade(plain_response(400, f"This port speaks WebSocket; try it with wscat. {error}."))
+
+
+_REASONS: Final = {400: "Bad Request", 426: "Upgrade Required", 431: "Request Header Fields Too Large"}
+
+
+def plain_response(status: int, detail: str, *, extra: bytes = b"") -> bytes:
+    """A whole HTTP answer for a peer whose request could not be read far enough for wsproto to answer it."""
+    body = (detail + "\n").encode()
+    head = f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n"
+    return head.encode() + extra + b"Content-Length: %d\r\n\r\n" % len(body) + body

@@ -1,0 +1,154 @@
+"""What waits to be sent to one client: a first try without waiting, a bound, and what happens at it.
+
+`put` is sync and never waits: with nothing queued it hands the frame to the socket's non-blocking `send`, and what
+the kernel does not take is queued for the writer task of `nursery`. Promises 6 and 7 of spec/protocol.md live here:
+above half of the bound ephemeral frames are dropped, at the bound the connection is given up and nobody else waits.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+Send = Callable[[bytes], int]
+
+
+class Outbox:
+    """Frames on their way to one socket, in order.
+
+    `send` is the non-blocking socket's; `on_waiting` is called when bytes begin to wait, `on_overflow` when more than
+    `bound_bytes` wait, `on_broken` once when the socket fails. They are called in the middle of a `put` and may call
+    nothing of the outbox but `end`.
+    """
+
+    __slots__ = (
+        "_bound", "_ended", "_held", "_on_broken", "_on_overflow", "_on_waiting", "_queue", "_quiet",
+        "_send", "sent_bytes", "shed", "waiting_bytes",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        send: Send,
+        *,
+        bound_bytes: int,
+        on_waiting: Callable[[], None],
+        on_overflow: Callable[[], None],
+        on_broken: Callable[[], None],
+    ) -> None:
+        self._send = send
+        self._bound = bound_bytes
+        self._on_waiting = on_waiting
+        self._on_overflow = on_overflow
+        self._on_broken = on_broken
+        self._queue: deque[bytes] = deque()
+        self._held: list[bytes] = []
+        # Nothing queued, nothing held, not ended: the next frame may go straight to the socket.
+        self._quiet = True
+        self._ended = False
+        self.waiting_bytes = 0
+        self.sent_bytes = 0
+        self.shed = 0
+
+    def put(self, frames: bytes) -> None:
+        """Send one or more whole frames, or queue them behind what waits already."""
+        if self._held:
+            frames = b"".join((*self._held, frames))
+            self._held.clear()
+            self._quiet = not (self._queue or self._ended)
+        if self._quiet:
+            try:
+                sent = self._send(frames)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError:
+                self._break()
+                return
+            self.sent_bytes += sent
+            if sent == len(frames):
+                return
+            frames = frames[sent:]
+        elif self._ended:
+            return
+        self._enqueue(frames)
+
+    def put_ephemeral(self, frames: bytes) -> None:
+        """Send frames that may be lost: above half of the bound they are dropped and counted in `shed`."""
+        if self.waiting_bytes > self._bound // 2:
+            self.shed += 1
+        else:
+            self.put(frames)
+
+    def hold(self, frame: bytes) -> None:
+        """Keep a frame back until the next `put` or `flush`, so that both leave in one send."""
+        if not self._ended:
+            self._held.append(frame)
+            self._quiet = False
+
+    def flush(self) -> None:
+        """Send what is held."""
+        if self._held:
+            self.put(b"")
+
+    def end(self, last_frame: bytes, *, drop: bool = False) -> None:
+        """Accept nothing more and send `last_frame`; with `drop`, instead of what has not begun to leave."""
+        if self._ended:
+            return
+        if drop:
+            self._held.clear()
+            while len(self._queue) > 1:
+                self.waiting_bytes -= len(self._queue.pop())
+        self.put(last_frame)
+        self._ended = True
+        self._quiet = False
+
+    def write(self) -> None:
+        """Send what waits, as much as the socket takes now. Called by the writer when the socket is writable."""
+        queue = self._queue
+        while queue:
+            block = queue.popleft()
+            if queue and len(block) < 65536:
+                block = self._gather(block)
+            try:
+                sent = self._send(block)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError:
+                self._break()
+                return
+            self.sent_bytes += sent
+            self.waiting_bytes -= sent
+            if sent < len(block):
+                queue.appendleft(block[sent:])
+                return
+        self._quiet = not (self._held or self._ended)
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self._queue or self._held)
+
+    def _gather(self, block: bytes) -> bytes:
+        """`block` with the queued ones behind it, up to 64 KiB: many small frames leave in one send."""
+        blocks = [block]
+        size = len(block)
+        while self._queue and size + len(self._queue[0]) <= 65536:
+            size += len(self._queue[0])
+            blocks.append(self._queue.popleft())
+        return b"".join(blocks)
+
+    def _enqueue(self, frames: bytes) -> None:
+        # Also past the bound: these may be the rest of a frame that has begun to leave.
+        self._queue.append(frames)
+        self.waiting_bytes += len(frames)
+        self._quiet = False
+        if len(self._queue) == 1:
+            self._on_waiting()
+        if self.waiting_bytes > self._bound:
+            self._on_overflow()
+
+    def _break(self) -> None:
+        self._queue.clear()
+        self._held.clear()
+        self.waiting_bytes = 0
+        self._ended = True
+        self._quiet = False
+        self._on_broken()
