@@ -1,0 +1,362 @@
+"""The life of an HTTP connection: accepts it, reads its requests, calls the handler, sends the answers, ends it.
+
+Leaves the form of messages to `chatd.wire.http` and what they mean to the handler it is given. Called by
+`chatd.server`. Every wait for a client here has a deadline, every number of things a bound.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from email.utils import formatdate
+from typing import Final
+
+import trio
+
+from chatd import telemetry
+from chatd.errors import Refusal
+from chatd.wire.http import ClientGone, Headers, HttpConnection, HttpError, Request, Response, problem
+
+log = telemetry.get_logger(__name__)
+
+#: Answers one request. May raise `Refusal`; anything else that it raises is a defect and becomes a 500. Cancelled
+#: only when the whole listener is.
+Handler = Callable[[Request], Awaitable[Response]]
+
+IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+#: A client makes progress with its answer when it takes this much of it within the write timeout.
+SLICE_BYTES: Final = 16 * 1024
+
+#: How long what a client still sends is thrown away after the last answer: a socket that is closed with unread
+#: bytes is reset, and the reset can overtake the answer (RFC 9112 section 9.6).
+LINGER_S: Final = 2.0
+
+#: Connections past the bound that are being told so; past these they are closed without a word.
+MAX_REFUSALS: Final = 100
+
+ACCEPT_PAUSE_S: Final = 0.1
+ACCEPT_LOG_INTERVAL_S: Final = 60.0
+
+_SECURITY_HEADERS: Final[Headers] = (
+    ("x-content-type-options", "nosniff"),
+    ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("referrer-policy", "no-referrer"),
+    ("x-frame-options", "DENY"),
+)
+_HSTS: Final = ("strict-transport-security", "max-age=31536000")
+
+_PREFLIGHT_HEADERS: Final[Headers] = (
+    ("access-control-allow-methods", "GET, HEAD, POST, PATCH, DELETE"),
+    ("access-control-allow-headers", "Authorization, Content-Type, If-None-Match, Range"),
+    ("access-control-max-age", "7200"),
+)
+_EXPOSED_HEADERS: Final = "Allow, Content-Disposition, Content-Range, ETag, Retry-After, WWW-Authenticate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpOptions:
+    """The listener's figures. `cors_origins` holds exact origins, or `"*"` for any without credentials."""
+
+    head_timeout_s: float = 10.0
+    body_timeout_s: float = 30.0
+    idle_timeout_s: float = 75.0
+    write_timeout_s: float = 30.0
+    max_json_bytes: int = 1024 * 1024
+    max_connections: int = 1_000
+    cors_origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[IpNetwork, ...] = ()
+    hsts: bool = False
+
+
+async def serve_http(
+    listeners: Sequence[trio.abc.Listener[trio.SocketStream]],
+    handler: Handler,
+    *,
+    draining: trio.Event,
+    options: HttpOptions | None = None,
+) -> None:
+    """Serve these listeners, which become this function's own, until `draining` is set and all is answered.
+
+    From then on nobody is accepted and the listeners are closed, idle connections too; requests that have begun are
+    answered, each with `Connection: close`, within the timeouts of `options`. A shorter patience is the caller's:
+    cancelling closes every connection at once.
+    """
+    service = HttpService(handler, draining=draining, options=options or HttpOptions())
+    async with trio.open_nursery() as connections:
+        async with trio.open_nursery() as accepting:
+            for listener in listeners:
+                accepting.start_soon(_accept_forever, listener, service, connections)
+            await draining.wait()
+            accepting.cancel_scope.cancel()
+        service.close_idle()
+
+
+async def _accept_forever(
+    listener: trio.abc.Listener[trio.SocketStream], service: HttpService, connections: trio.Nursery
+) -> None:
+    last_logged_at = -math.inf
+    async with listener:
+        while True:
+            try:
+                stream = await listener.accept()
+            except OSError as exc:
+                # Out of descriptors or memory, or the client's own trouble before we met it: accept(2) reports
+                # both, and both pass.
+                if trio.current_time() - last_logged_at >= ACCEPT_LOG_INTERVAL_S:
+                    last_logged_at = trio.current_time()
+                    log.warning("http_accept_failed", error=errno.errorcode.get(exc.errno or 0, str(exc)))
+                await trio.sleep(ACCEPT_PAUSE_S)
+            else:
+                connections.start_soon(_serve_socket, stream, service)
+
+
+async def _serve_socket(stream: trio.SocketStream, service: HttpService) -> None:
+    async with stream:
+        try:
+            peer = stream.socket.getpeername()
+        except OSError:
+            return  # It has left already.
+        # A unix socket's peer has a path or nothing instead of a pair.
+        await service.serve(stream, peer=peer[0] if isinstance(peer, tuple) else "")
+
+
+class HttpService:
+    """What the connections of one listener share: handler, options, their number, who of them is idle."""
+
+    def __init__(self, handler: Handler, *, draining: trio.Event, options: HttpOptions) -> None:
+        self.handler = handler
+        self.options = options
+        self.draining = draining
+        self._idle: set[trio.CancelScope] = set()
+        self._connections = 0
+        self._refusals = 0
+
+    async def serve(self, stream: trio.abc.HalfCloseableStream, *, peer: str) -> None:
+        """Serve one connection from `peer` (an IP address) to its end; the caller closes the stream.
+
+        A defect in here is logged and ends this connection only.
+        """
+        connection = _Connection(stream, self, peer=peer)
+        try:
+            if self._connections < self.options.max_connections:
+                self._connections += 1
+                try:
+                    await connection.serve()
+                finally:
+                    self._connections -= 1
+            elif self._refusals < MAX_REFUSALS:
+                self._refusals += 1
+                try:
+                    await connection.refuse()
+                finally:
+                    self._refusals -= 1
+        except ClientGone:
+            pass
+        except Exception:  # The boundary: one connection's defect must not reach the nursery of all.
+            log.exception("http_connection_failed")
+
+    async def wait_while_idle(self, read: Callable[[], Awaitable[bool]], *, timeout_s: float) -> bool:
+        """`read()`, or False if the time is up or the service drains before it returns."""
+        with trio.move_on_after(timeout_s) as scope:
+            self._idle.add(scope)
+            try:
+                return not self.draining.is_set() and await read()
+            finally:
+                self._idle.discard(scope)
+        return False
+
+    def close_idle(self) -> None:
+        for scope in self._idle:
+            scope.cancel()
+
+
+class _Connection:
+    """One client: its requests in, their answers out, one after the other. Any wait may raise `ClientGone`."""
+
+    def __init__(self, stream: trio.abc.HalfCloseableStream, service: HttpService, *, peer: str) -> None:
+        self._stream = stream
+        self._service = service
+        self._options = service.options
+        self._peer = peer
+        self._http = HttpConnection()
+
+    async def serve(self) -> None:
+        timeout_s = self._options.head_timeout_s
+        while self._http.has_input or await self._service.wait_while_idle(self._receive, timeout_s=timeout_s):
+            await self._serve_request()
+            if not self._http.start_next_request():
+                await self._linger()
+                return
+            timeout_s = self._options.idle_timeout_s
+
+    async def refuse(self) -> None:
+        await self._send(problem("overloaded", "Too many connections are open: try again in a moment."), None)
+        await self._linger()
+
+    async def _serve_request(self) -> None:
+        try:
+            request = await self._receive_request()
+        except HttpError as exc:
+            await self._send(_http_problem(exc), None)
+        else:
+            await self._send(await self._answer(request), request)
+
+    async def _answer(self, request: Request) -> Response:
+        if _is_preflight(request, self._options):
+            return Response(204, _PREFLIGHT_HEADERS)
+        try:
+            return await self._service.handler(request)
+        except Refusal as exc:
+            return problem(exc)
+        except HttpError as exc:
+            return _http_problem(exc)
+        except ClientGone:
+            raise
+        except Exception:  # The boundary of the rules: whatever it is, it costs this one request.
+            log.exception("http_handler_failed", method=request.method, path=request.path)
+            return problem("internal", "Something went wrong in the server. It has been logged.")
+
+    async def _receive_request(self) -> Request:
+        options = self._options
+        with trio.move_on_after(options.head_timeout_s):
+            while True:
+                request = self._http.next_request(
+                    self._receive_part, address=self._peer, max_bytes=options.max_json_bytes
+                )
+                if request is not None:
+                    forwarded = request.header("x-forwarded-for")
+                    return replace(request, address=_client_address(self._peer, forwarded, options.trusted_proxies))
+                await self._receive()
+        raise HttpError(408, "bad_message", f"The request's head did not arrive in {options.head_timeout_s:g} s.")
+
+    async def _receive_part(self) -> bytes:
+        """The next part of the request's body, given to it as its source."""
+        timeout_s = self._options.body_timeout_s
+        if go_on := self._http.take_continue():
+            await self._send_all(go_on)
+        with trio.move_on_after(timeout_s):
+            while (part := self._http.next_part()) is None:
+                await self._receive()
+            return part
+        raise HttpError(408, "bad_message", f"Nothing of the request's body arrived for {timeout_s:g} s.")
+
+    async def _send(self, response: Response, request: Request | None) -> None:
+        """Send an answer; without a request, it answers what could not be read and is the last."""
+        may_keep_alive = request is not None and not self._service.draining.is_set()
+        dressed = _dress(response, request, self._options)
+        try:
+            head = self._http.start_response(dressed, may_keep_alive=may_keep_alive)
+            if isinstance(dressed.body, bytes):
+                await self._send_all(head + self._http.encode_part(dressed.body) + self._http.end_response())
+                return
+            await self._send_all(head)
+            while self._http.sends_body and (part := await dressed.body.read_part()):
+                await self._send_all(self._http.encode_part(part))
+            await self._send_all(self._http.end_response())
+        finally:
+            if not isinstance(dressed.body, bytes):
+                await dressed.body.aclose()
+
+    async def _receive(self) -> bool:
+        """Take what the client sends next; False if that is its end."""
+        try:
+            data = await self._stream.receive_some()
+        except trio.BrokenResourceError as exc:
+            raise ClientGone from exc
+        self._http.receive(bytes(data))
+        return bool(data)
+
+    async def _send_all(self, data: bytes) -> None:
+        rest = memoryview(data)
+        try:
+            while rest:
+                with trio.fail_after(self._options.write_timeout_s):
+                    await self._stream.send_all(rest[:SLICE_BYTES])
+                rest = rest[SLICE_BYTES:]
+        except (trio.BrokenResourceError, trio.TooSlowError) as exc:
+            raise ClientGone from exc
+
+    async def _linger(self) -> None:
+        """Let the last answer arrive before the socket is closed."""
+        try:
+            with trio.move_on_after(LINGER_S):
+                await self._stream.send_eof()
+                while await self._stream.receive_some():
+                    pass
+        except trio.BrokenResourceError as exc:
+            raise ClientGone from exc
+
+
+def _http_problem(error: HttpError) -> Response:
+    return problem(error.code, error.detail, status=error.status)
+
+
+def _is_preflight(request: Request, options: HttpOptions) -> bool:
+    return (
+        request.method == "OPTIONS"
+        and bool(options.cors_origins)
+        and request.header("origin") is not None
+        and request.header("access-control-request-method") is not None
+    )
+
+
+def _dress(response: Response, request: Request | None, options: HttpOptions) -> Response:
+    """The response with the headers that every answer has; what it set itself stays."""
+    origin = None if request is None else request.header("origin")
+    own = {name for name, _ in response.headers}
+    common = (("date", formatdate(usegmt=True)), *_SECURITY_HEADERS, *((_HSTS,) if options.hsts else ()))
+    added = tuple(header for header in common if header[0] not in own)
+    return replace(response, headers=(*response.headers, *added, *_cors_headers(origin, options)))
+
+
+def _cors_headers(origin: str | None, options: HttpOptions) -> Headers:
+    """The headers of the Fetch standard's CORS protocol.
+
+    An origin that is not listed gets none that allows it anything, and its browser keeps the answer from it.
+    """
+    if not options.cors_origins:
+        return ()
+    exposed = ("access-control-expose-headers", _EXPOSED_HEADERS)
+    if "*" in options.cors_origins:
+        return () if origin is None else (("access-control-allow-origin", "*"), exposed)
+    # Whether there is an Origin or not: a cache must not give one origin's answer to another.
+    vary = ("vary", "Origin")
+    if origin is None or origin not in options.cors_origins:
+        return (vary,)
+    return vary, ("access-control-allow-origin", origin), ("access-control-allow-credentials", "true"), exposed
+
+
+def _client_address(peer: str, forwarded: str | None, trusted: tuple[IpNetwork, ...]) -> str:
+    """Who asks: the peer, or behind a trusted proxy the right-most address of X-Forwarded-For that is not one.
+
+    Each proxy appends the address that it saw, so what stands further left is only hearsay.
+    """
+    address = _parse_address(peer)
+    if address is None:
+        return peer
+    if forwarded is not None and _is_within(address, trusted):
+        for entry in reversed(forwarded.split(",")):
+            hop = _parse_address(entry)
+            if hop is not None and not _is_within(hop, trusted):
+                return str(hop)
+    return str(address)
+
+
+def _parse_address(text: str) -> IpAddress | None:
+    """The address without its scope; an IPv4 client of an IPv6 socket is an IPv4 one. None for garbage."""
+    try:
+        address = ipaddress.ip_address(text.strip().partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def _is_within(address: IpAddress, networks: tuple[IpNetwork, ...]) -> bool:
+    return any(address in network for network in networks)
