@@ -20,9 +20,9 @@ help: ## say what there is
 serve: $(READY) ## set up and run the daemon
 	@$(BIN)/chatd serve $(ARGS)
 
-test: $(READY) ## set up and run all tests, with coverage
+test: $(READY) ## set up and run all tests, with coverage; with ARGS a part of them, without
 	@tests/setup_system.sh
-	@$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	@$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--cov --cov-report=term)
 
 check: $(READY) ## lint, format and types
 	@$(BIN)/ruff check

@@ -1,0 +1,286 @@
+"""Every option of chatd.toml as typed records: one a table, with defaults and what is allowed.
+
+What each option is for stands in `chatd.toml`, the manual, which a test holds equal to this module. `configfile`
+reads the file and the environment into these records, `credentials` the secrets that live in files. Only `server`
+and `__main__` see the whole `Config`; everything else is given its own table and may trust what it finds there.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from ipaddress import ip_network
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
+
+from msgspec import Meta, Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+MIN_SECRET_BYTES: Final = 32
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; `str()` of it is one sentence that names where and what."""
+
+
+class Secret:
+    """A text that never shows in a repr, a log line or a traceback; only `reveal` gives it away."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str = "") -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(self._text.encode(), other._text.encode())
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __repr__(self) -> str:
+        return "Secret(…)" if self._text else "Secret()"
+
+
+Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=86_400)]
+Port: TypeAlias = Annotated[int, Meta(ge=0, le=65_535)]
+Positive: TypeAlias = Annotated[int, Meta(ge=1, le=2**53)]
+#: 0 means no limit
+Limit: TypeAlias = Annotated[int, Meta(ge=0, le=2**53)]
+Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=100)]
+#: (option, what is wrong with it)
+Fault: TypeAlias = tuple[str, str]
+
+
+class Features(Struct, frozen=True, kw_only=True):
+    """What can be switched off; what is off answers `feature_disabled`."""
+
+    registration: bool = True
+    room_creation: bool = True
+
+
+class ServerOptions(Struct, frozen=True, kw_only=True):
+    """The process. `configfile` fills in `data_dir` and `node_name` where they are empty."""
+
+    data_dir: str = ""
+    node_name: Annotated[str, Meta(max_length=100)] = ""
+    public_url: str = ""
+    drain_s: Seconds = 10
+    lobby: Name = "lobby"
+    features: Features = Features()
+
+    @property
+    def data_path(self) -> Path:
+        return Path(self.data_dir)
+
+    def faults(self) -> Iterator[Fault]:
+        if self.public_url and not re.fullmatch(r"https?://[^/\s]+(/\S*)?", self.public_url):
+            yield "public_url", f"expected a URL like https://chat.example.org, got {self.public_url!r}"
+
+
+class WebSocketOptions(Struct, frozen=True, kw_only=True):
+    """The port that clients talk on."""
+
+    host: Name = "127.0.0.1"
+    port: Port = 3001
+    reuse_port: bool = False
+    origins: tuple[str, ...] = ()
+    handshake_timeout_s: Seconds = 10
+    auth_timeout_s: Seconds = 5
+    heartbeat_s: Seconds = 20
+    dead_after_s: Seconds = 30
+    write_timeout_s: Seconds = 30
+    close_timeout_s: Seconds = 5
+    message_bytes: Positive = 65_536
+    outbox_bytes: Positive = 1_048_576
+    fanout_slice: Positive = 500
+
+    def faults(self) -> Iterator[Fault]:
+        yield from _origin_faults("origins", self.origins)
+        if self.dead_after_s <= self.heartbeat_s:
+            yield "dead_after_s", f"must be more than heartbeat_s, which is {self.heartbeat_s:g}"
+        if self.outbox_bytes < self.message_bytes:
+            yield "outbox_bytes", f"must be at least message_bytes, which is {self.message_bytes}"
+
+
+class HttpOptions(Struct, frozen=True, kw_only=True):
+    """The side-listener."""
+
+    host: Name = "127.0.0.1"
+    port: Port = 3000
+    trusted_proxies: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    max_connections: Limit = 1000
+    head_timeout_s: Seconds = 10
+    body_timeout_s: Seconds = 30
+    write_timeout_s: Seconds = 30
+    idle_timeout_s: Seconds = 75
+    max_head_bytes: Positive = 16_384
+    max_json_bytes: Positive = 1_048_576
+    metrics_allow: tuple[str, ...] = ("127.0.0.0/8", "::1")
+    metrics_token: Secret = Secret()
+
+    def faults(self) -> Iterator[Fault]:
+        yield from _origin_faults("cors_origins", self.cors_origins)
+        yield from _network_faults("trusted_proxies", self.trusted_proxies)
+        yield from _network_faults("metrics_allow", self.metrics_allow)
+
+
+class DatabaseOptions(Struct, frozen=True, kw_only=True):
+    """What is kept, and how much of it is written at once."""
+
+    url: Secret = Secret()
+    pool_min: Positive = 1
+    pool_max: Positive = 8
+    migrate: bool = False
+    readers: Annotated[int, Meta(ge=1, le=64)] = 2
+    journal_max_waiting: Positive = 10_000
+    commit_max_entries: Positive = 500
+
+    def faults(self) -> Iterator[Fault]:
+        if self.url and not self.url.reveal().startswith(("postgresql://", "postgres://")):
+            yield "url", "expected a URL like postgresql://user:password@host/database"
+        if self.pool_max < self.pool_min:
+            yield "pool_max", f"must be at least pool_min, which is {self.pool_min}"
+
+
+class BusOptions(Struct, frozen=True, kw_only=True):
+    """How nodes hear of each other."""
+
+    url: Secret = Secret()
+
+    def faults(self) -> Iterator[Fault]:
+        if self.url and not self.url.reveal().startswith(("redis://", "rediss://", "unix://")):
+            yield "url", "expected a URL like redis://host:6379/0"
+
+
+class AuthOptions(Struct, frozen=True, kw_only=True):
+    """Sign-in, tokens and passwords."""
+
+    secret: Secret = Secret()
+    secret_file: str = ""
+    previous_secret: Secret = Secret()
+    access_minutes: Annotated[int, Meta(ge=1, le=1440)] = 15
+    refresh_days: Annotated[int, Meta(ge=1, le=3650)] = 30
+    bcrypt_cost: Annotated[int, Meta(ge=4, le=20)] = 12
+    bcrypt_workers: Annotated[int, Meta(ge=1, le=64)] = 2
+    min_password_length: Annotated[int, Meta(ge=1, le=72)] = 8
+
+    def faults(self) -> Iterator[Fault]:
+        for option, secret in (("secret", self.secret), ("previous_secret", self.previous_secret)):
+            if secret and (fault := secret_fault(secret)):
+                yield option, fault
+        if self.secret and self.secret_file:
+            yield "secret_file", "cannot be given beside secret: keep one of the two"
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """How much one may do; 0 means no limit."""
+
+    messages_per_minute: Limit = 30
+    rooms_per_hour: Limit = 5
+    joins_per_hour: Limit = 20
+    requests_per_minute: Limit = 120
+    refusals_per_minute: Limit = 20
+    sign_ins_per_hour: Limit = 10
+    api_per_minute: Limit = 100
+    uploads_per_hour: Limit = 20
+    connections: Limit = 20_000
+    connections_per_address: Limit = 100
+    connections_per_user: Limit = 20
+    new_connections_per_second: Limit = 500
+    rooms_per_user: Limit = 1000
+    members_per_room: Limit = 100_000
+    content_characters: Limit = 10_000
+    metadata_bytes: Limit = 4096
+    client_message_id_bytes: Limit = 64
+
+
+class PresenceOptions(Struct, frozen=True, kw_only=True):
+    """When a user counts as online, and who hears of it."""
+
+    offline_after_s: Seconds = 30
+    grace_s: Seconds = 10
+    max_members: Limit = 500
+
+
+class MessageOptions(Struct, frozen=True, kw_only=True):
+    """What is done with messages."""
+
+    history: Annotated[int, Meta(ge=1, le=100)] = 50
+    tail: Annotated[int, Meta(ge=0, le=10_000)] = 100
+    html: Literal["strip", "keep", "escape"] = "strip"
+    word_filter: tuple[str, ...] = ()
+    link_previews: bool = False
+
+
+class ResumeOptions(Struct, frozen=True, kw_only=True):
+    """What a client that comes back is sent."""
+
+    max_events: Positive = 10_000
+
+
+class UploadOptions(Struct, frozen=True, kw_only=True):
+    """Files that users send. `configfile` fills in `dir` where it is empty."""
+
+    dir: str = ""
+    max_bytes: Positive = 10_485_760
+    quota_bytes: Limit = 1_073_741_824
+    image_width: Annotated[int, Meta(ge=16, le=16_384)] = 2000
+    thumbnail_width: Annotated[int, Meta(ge=16, le=4096)] = 300
+
+
+class TelemetryOptions(Struct, frozen=True, kw_only=True):
+    """What the daemon says of itself."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "console", "json"] = "auto"
+    slow_ms: Limit = 500
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """All tables of chatd.toml. `Config()` is the built-in defaults, before anything is filled in."""
+
+    server: ServerOptions = ServerOptions()
+    websocket: WebSocketOptions = WebSocketOptions()
+    http: HttpOptions = HttpOptions()
+    database: DatabaseOptions = DatabaseOptions()
+    bus: BusOptions = BusOptions()
+    auth: AuthOptions = AuthOptions()
+    limits: Limits = Limits()
+    presence: PresenceOptions = PresenceOptions()
+    messages: MessageOptions = MessageOptions()
+    resume: ResumeOptions = ResumeOptions()
+    uploads: UploadOptions = UploadOptions()
+    telemetry: TelemetryOptions = TelemetryOptions()
+
+
+def secret_fault(secret: Secret) -> str | None:
+    """Say what is wrong with a secret that signs tokens, or None. RFC 7518 section 3.2 asks for 256 bits."""
+    length = len(secret.reveal().encode())
+    if length >= MIN_SECRET_BYTES:
+        return None
+    return f"must be at least {MIN_SECRET_BYTES} bytes long, got {length}: make one with `openssl rand -base64 48`"
+
+
+def _origin_faults(option: str, origins: Iterable[str]) -> Iterator[Fault]:
+    for origin in origins:
+        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
+            yield option, f"expected origins like https://chat.example.org, without a path, got {origin!r}"
+
+
+def _network_faults(option: str, networks: Iterable[str]) -> Iterator[Fault]:
+    for network in networks:
+        try:
+            ip_network(network)
+        except ValueError:
+            yield option, f"expected addresses or networks like 10.0.0.0/8, got {network!r}"
