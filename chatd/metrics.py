@@ -1,0 +1,102 @@
+"""The numbers behind /metrics: how many connections, messages, deliveries, refusals, and how long it all takes.
+
+The door to prometheus_client. Each server has a `Metrics` of its own, so several can live in one process. Whoever
+knows a number holds the attribute it needs; labels take only values that are known beforehand, so that no client can
+make the daemon keep ever more series. Every series is there from the start, at zero.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypeAlias, get_args
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from chatd.errors import CloseCode, ErrorCode
+from chatd.protocol import MessageType
+
+RoomKind: TypeAlias = Literal["public", "private", "direct"]
+UpgradeRefusal: TypeAlias = Literal[
+    "bad_request", "origin", "timeout", "node_full", "address_full", "too_fast", "draining"
+]
+
+_OTHER: Final = "other"
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", _OTHER)
+#: what chatd closes with, and what clients commonly say or leave unsaid (RFC 6455 section 7.4.1)
+_CLOSE_CODES: Final = frozenset({1001, 1005, 1006}) | {
+    code for code in vars(CloseCode).values() if isinstance(code, int)
+}
+_SECONDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+_ENTRIES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+
+# each counter's moment of birth as a series of its own, which nobody asks for
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # published without its type
+
+
+class Metrics:
+    """All numbers of one server. Changing one never waits and may be done from any thread."""
+
+    def __init__(self) -> None:
+        registry = self._registry = CollectorRegistry()
+        ProcessCollector(namespace="chatd", registry=registry)
+
+        self.active_connections = Gauge(
+            "chat_active_connections", "WebSocket connections that are open.", registry=registry
+        )
+        self.processing_seconds = Histogram(
+            "message_processing_duration_seconds",
+            "From receiving a message to its commit and acknowledgement.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.connections = Counter("chatd_connections", "WebSocket connections that were opened.", registry=registry)
+        self.deliveries = Counter("chatd_deliveries", "Events handed to connections.", registry=registry)
+        self.shed = Counter(
+            "chatd_shed", "Ephemeral events that slow readers did not get (promise 6).", registry=registry
+        )
+        self.commits = Counter("chatd_commits", "Transactions of the journal.", registry=registry)
+        self.commit_entries = Histogram(
+            "chatd_commit_entries", "Entries stored by one transaction.", buckets=_ENTRIES, registry=registry
+        )
+        self.commit_seconds = Histogram(
+            "chatd_commit_seconds", "Time that one transaction took.", buckets=_SECONDS, registry=registry
+        )
+        self.journal_waiting = Gauge(
+            "chatd_journal_waiting", "Entries that wait for their transaction.", registry=registry
+        )
+        self.http_seconds = Histogram(
+            "chatd_http_seconds", "From a request's head to the end of its answer.", buckets=_SECONDS, registry=registry
+        )
+
+        messages = Counter("chat_messages", "Messages that were stored.", ["type"], registry=registry)
+        self.messages: Final[dict[MessageType, Counter]] = {
+            kind: messages.labels(kind) for kind in get_args(MessageType)
+        }
+        rooms = Gauge("chatd_active_rooms", "Rooms with a member who is connected.", ["kind"], registry=registry)
+        self.active_rooms: Final[dict[RoomKind, Gauge]] = {kind: rooms.labels(kind) for kind in get_args(RoomKind)}
+        errors = Counter("chat_errors", "Requests that were refused, by both doors.", ["code"], registry=registry)
+        self.errors: Final[dict[ErrorCode, Counter]] = {code: errors.labels(code) for code in get_args(ErrorCode)}
+        refused = Counter(
+            "chatd_refused_upgrades", "Connections refused before they were any.", ["reason"], registry=registry
+        )
+        self.refused_upgrades: Final[dict[UpgradeRefusal, Counter]] = {
+            reason: refused.labels(reason) for reason in get_args(UpgradeRefusal)
+        }
+        closes = Counter("chatd_closes", "Connections that ended, by close code.", ["code"], registry=registry)
+        self._closes = {code: closes.labels(str(code)) for code in sorted(_CLOSE_CODES)}
+        self._other_close = closes.labels(_OTHER)
+        self._requests = Counter("chatd_http_requests", "HTTP requests.", ["method", "status"], registry=registry)
+
+    def count_close(self, code: int) -> None:
+        """Count the end of a connection; a code that a client made up counts as `other`."""
+        self._closes.get(code, self._other_close).inc()
+
+    def count_request(self, method: str, status: int, duration_s: float) -> None:
+        """Count an answered HTTP request; a method that a client made up counts as `other`."""
+        self._requests.labels(method if method in _METHODS else _OTHER, str(status)).inc()
+        self.http_seconds.observe(duration_s)
+
+    def render(self) -> tuple[bytes, str]:
+        """Return all numbers in Prometheus's text format, and its content type."""
+        return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
