@@ -1,0 +1,80 @@
+"""The bench's command line: `python -m bench` runs every row, `run NAME…` some of them, `list` says which there are."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from bench import goals, harness, plot, report
+from bench.scenarios import CHATD, SCENARIOS, Scenario, shortened
+from bench.servers import SERVERS
+
+RESULTS = Path(__file__).with_name("results")
+EXAMPLE = "example: python -m bench run steady-rooms-of-10 fanout-1000 --servers chatd,node --repeat 3"
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="Measures chatd beside its peers, on this machine.", epilog=EXAMPLE
+    )
+    parser.add_argument("command", nargs="?", choices=("run", "list"), default="run", help="default: run")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="rows to run (default: all); `list` says which")
+    parser.add_argument("--servers", default=",".join(SERVERS), help="comma-separated (default: %(default)s)")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="rounds of each row (default: 1)")
+    parser.add_argument("--seconds", type=float, metavar="S", help="length of the measured window (default: 10)")
+    parser.add_argument("--quick", action="store_true", help="a second with few connections: shows that it works")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="default: bench/results")
+    options = parser.parse_args(arguments)
+    known = {scenario.name for scenario in SCENARIOS}
+    if unknown := [name for name in options.names if name not in known]:
+        parser.error(f"no row is called {unknown[0]}; there are {', '.join(sorted(known))}")
+    options.servers = options.servers.split(",")
+    if unknown := [server for server in options.servers if server not in SERVERS]:
+        parser.error(f"no server is called {unknown[0]!r}; there are {', '.join(SERVERS)}")
+    if options.repeat < 1 or (options.seconds is not None and options.seconds <= 0):
+        parser.error("--repeat and --seconds must be above 0")
+    return options
+
+
+def chosen(options: argparse.Namespace) -> list[Scenario]:
+    """The rows that the options name, as long as they say."""
+    rows = [scenario for scenario in SCENARIOS if not options.names or scenario.name in options.names]
+    if options.quick:
+        rows = [shortened(scenario) for scenario in rows]
+    if options.seconds:
+        rows = [replace(scenario, seconds=options.seconds) for scenario in rows]
+    return rows
+
+
+def main(arguments: Sequence[str]) -> int:
+    """0: every run of chatd that took place added up; 1: one did not, or none took place."""
+    options = parsed(arguments)
+    if options.command == "list":
+        for scenario in SCENARIOS:
+            print(f"{scenario.name:20} {scenario.title} ({', '.join(scenario.servers)})")
+        return 0
+    harness.stand_alone()
+    console = Console(highlight=False)
+    skipped = harness.what_is_lacking(options.servers)
+    for server, sentence in skipped.items():
+        console.print(f"[yellow]Skipping {SERVERS[server].title}: {sentence}[/yellow]")
+    servers = [server for server in options.servers if server not in skipped]
+    outcomes = []
+    for outcome in harness.execute(harness.plan(chosen(options), servers, options.repeat), console):
+        outcomes.append(outcome)
+        console.print(report.line_text(outcome))
+    verdicts = [] if options.quick else goals.verdicts(outcomes)
+    report.print_report(outcomes, verdicts, skipped, console)
+    command = shlex.join(["python", "-m", "bench", *arguments])
+    path = report.write_json(options.results, outcomes, verdicts, skipped, command)
+    plot.draw(outcomes, path.with_suffix(".png"))
+    console.print(f"\n{path}\n{path.with_suffix('.png')}")
+    return 1 if not outcomes or any(run.failure for run in outcomes if run.server == CHATD) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

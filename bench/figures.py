@@ -1,0 +1,138 @@
+"""What the figures of a run are: from the generator's report and the server's samples to numbers with a name, the one
+that counts for each mode, what was the bottleneck, and whether the deliveries add up. Pure functions, for
+harness.py, report.py and plot.py.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from bench.load import Load
+from bench.scenarios import NODE
+
+BUSY = 0.9
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The figure of a mode that is compared between servers."""
+
+    figure: str
+    unit: str
+    is_lower_better: bool = False
+
+
+HEADLINES = {
+    "throughput": Headline("deliveries_per_s", "deliveries/s"),
+    "steady": Headline("p99_ms", "ms p99", is_lower_better=True),
+    "fanout": Headline("cpu_per_delivery_us", "µs CPU a delivery", is_lower_better=True),
+    "connect": Headline("kb_per_connection", "KB a connection", is_lower_better=True),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run of a scenario on a server. `failure`: why it has no figures, or why they do not count."""
+
+    scenario: str
+    mode: str
+    server: str
+    round: int
+    figures: dict[str, float] = field(default_factory=dict)
+    failure: str | None = None
+    load: dict[str, Any] = field(default_factory=dict)
+
+
+def figures_of(mode: str, load: Load) -> dict[str, float]:
+    """Every figure of a run by name; shares are of one core."""
+    report, marks = load.report, load.marks
+    begin, end = marks["begin"], marks["end"]
+    length_s = max(end.at_s - begin.at_s, 1e-9)
+    server_cpu_s = end.server_cpu_s - begin.server_cpu_s
+    figures = {
+        "server_share": server_cpu_s / length_s,
+        "database_share": (end.database_cpu_s - begin.database_cpu_s) / length_s,
+        "generator_share": report["cpu_seconds"] / max(report["window_seconds"], 1e-9),
+        # what else ran on the server's core: above a few percent, something disturbed the run
+        "stranger_share": max(0.0, end.server_core_s - begin.server_core_s - server_cpu_s) / length_s,
+        "connect_s": report["connect_seconds"],
+        "memory_mb": marks["finish"].memory_bytes / 1e6,
+    }
+    if mode == "connect":
+        grown = marks["idle-end"].memory_bytes - marks["start"].memory_bytes
+        idle_s = marks["idle-end"].at_s - marks["idle-begin"].at_s
+        figures["connections_per_s"] = report["live"] / max(report["connect_seconds"], 1e-9)
+        figures["kb_per_connection"] = grown / 1000 / max(report["live"], 1)
+        figures["idle_share"] = (marks["idle-end"].server_cpu_s - marks["idle-begin"].server_cpu_s) / idle_s
+        return figures
+    figures["messages_per_s"] = report["messages_per_s"]
+    figures["deliveries_per_s"] = report["deliveries_per_s"]
+    delivered = report["window"]["delivered"]
+    if delivered:
+        figures["cpu_per_delivery_us"] = server_cpu_s / delivered * 1e6
+    times = {"throughput": "ack_times", "steady": "delivery_times", "fanout": "round_times"}[mode]
+    for point in ("p50", "p90", "p99", "p999", "max"):
+        figures[f"{point}_ms"] = report[times][f"{point}_us"] / 1e3
+        figures[f"ack_{point}_ms"] = report["ack_times"][f"{point}_us"] / 1e3
+    figures["behind_s"] = report["behind_seconds"]
+    figures["send_lag_ms"] = report["send_lag_max_us"] / 1e3
+    return figures
+
+
+def failure_of(load: Load) -> str | None:
+    """One sentence where connections or deliveries do not add up; None: all that was due has come, once."""
+    report = load.report
+    faults = []
+    if report["failed"] or report["live"] < report["connections"]:
+        faults.append(
+            f"{report['connections'] - report['live']} of {report['connections']} connections were not authenticated"
+            f" ({report['first_failure'] or 'no answer in time'})"
+        )
+    if report["lost"]:
+        faults.append(f"{report['lost']} connections were lost ({report['first_loss']})")
+    if report["refused"]:
+        faults.append(f"{report['refused']} messages were refused ({report['first_refusal']})")
+    if report["unacknowledged"]:
+        faults.append(f"{report['unacknowledged']} messages were never acknowledged")
+    if report["missing"]:
+        faults.append(f"{report['missing']} of {report['missing'] + report['delivered']} deliveries never came")
+    if report["surplus"]:
+        faults.append(f"{report['surplus']} deliveries came too often")
+    return "; ".join(faults) or None
+
+
+def bottleneck(mode: str, figures: dict[str, float]) -> str:
+    """Which process had its core full in the window; "generator" makes the row a figure of the generator."""
+    if figures["generator_share"] >= BUSY:
+        return "generator"
+    if figures["server_share"] >= BUSY:
+        return "server"
+    if figures["generator_share"] + figures["database_share"] >= BUSY:
+        return "database and generator (one core)"
+    return {"throughput": "waiting", "connect": "waiting"}.get(mode, "")
+
+
+def headline_median(outcomes: Iterable[Outcome], scenario: str, server: str, figure: str) -> float | None:
+    """The figure's median over the rounds; None: it was not measured."""
+    values = [
+        outcome.figures[figure]
+        for outcome in outcomes
+        if (outcome.scenario, outcome.server) == (scenario, server) and figure in outcome.figures
+    ]
+    return median(values) if values else None
+
+
+def times_better(mine: float | None, other: float | None, *, is_lower_better: bool) -> float | None:
+    """How many times better `mine` is than `other`; None: one of them is not known."""
+    if not mine or not other:
+        return None
+    return other / mine if is_lower_better else mine / other
+
+
+def against_node(outcomes: Iterable[Outcome], outcome: Outcome) -> float | None:
+    """How many times better this run's headline is than Node's median in the same row."""
+    headline = HEADLINES[outcome.mode]
+    node = headline_median(outcomes, outcome.scenario, NODE, headline.figure)
+    mine = outcome.figures.get(headline.figure)
+    return times_better(mine, node, is_lower_better=headline.is_lower_better)

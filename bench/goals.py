@@ -1,0 +1,60 @@
+"""The figures that chatd has promised, as data, and whether a run shows them. report.py prints them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.figures import Outcome, headline_median
+from bench.scenarios import CHATD, FLOOR, NODE
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A bound for chatd's figure in a scenario, or, with `against`, for its ratio to another server's figure."""
+
+    scenario: str
+    text: str
+    figure: str
+    against: str | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a run says of a goal. `value` and `is_met` are None where it was not measured."""
+
+    text: str
+    value: float | None
+    is_met: bool | None
+
+
+GOALS = (
+    Goal("rooms-of-1", "messages/s, at least 1.2 times Node's", "messages_per_s", NODE, at_least=1.2),
+    Goal("rooms-of-10", "messages/s, at least 1.2 times Node's", "messages_per_s", NODE, at_least=1.2),
+    Goal("room-of-1000", "deliveries/s, at least 15 times Node's", "deliveries_per_s", NODE, at_least=15),
+    Goal("steady-rooms-of-10", "p99 not above Node's", "p99_ms", NODE, at_most=1),
+    Goal("steady-rooms-of-95", "p99 below 20 ms", "p99_ms", at_most=20),
+    Goal("fanout-1000", "CPU a delivery at most 1.6 times the floor's", "cpu_per_delivery_us", FLOOR, at_most=1.6),
+    Goal("connect-9500", "KB an idle authenticated connection, at most 30", "kb_per_connection", at_most=30),
+    Goal("connect-9500", "seconds until all are authenticated, at most 10", "connect_s", at_most=10),
+)
+
+
+def verdicts(outcomes: Sequence[Outcome]) -> list[Verdict]:
+    """A verdict on every goal whose scenario was run."""
+    run = {outcome.scenario for outcome in outcomes}
+    return [verdict(goal, outcomes) for goal in GOALS if goal.scenario in run]
+
+
+def verdict(goal: Goal, outcomes: Sequence[Outcome]) -> Verdict:
+    """A run of chatd whose deliveries did not add up meets no goal."""
+    text = f"{goal.scenario}: {goal.text}"
+    value = headline_median(outcomes, goal.scenario, CHATD, goal.figure)
+    if value is not None and goal.against:
+        other = headline_median(outcomes, goal.scenario, goal.against, goal.figure)
+        value = value / other if other else None
+    if value is None:
+        return Verdict(text, None, None)
+    is_sound = not any(run.failure for run in outcomes if (run.scenario, run.server) == (goal.scenario, CHATD))
+    is_within = (goal.at_least is None or value >= goal.at_least) and (goal.at_most is None or value <= goal.at_most)
+    return Verdict(text, value, is_sound and is_within)

@@ -1,0 +1,115 @@
+"""Runs the plan: each scenario on each of its servers in turn, each time with a new server in a new folder and new
+people. Shows progress, gives an outcome for every run, and never lets one server's failure end the others' runs.
+"""
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from bench import figures, load, machine, processes, seed
+from bench.scenarios import Scenario
+from bench.servers import CACHE, SERVERS, Place
+
+SETTLE_S = 3.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the plan."""
+
+    scenario: Scenario
+    server: str
+    round: int
+
+
+def plan(scenarios: Sequence[Scenario], servers: Sequence[str], rounds: int) -> list[Run]:
+    """Row by row, the servers of a row one after the other, so that what the machine does meets all of them alike."""
+    return [
+        Run(scenario, server, number)
+        for scenario in scenarios
+        for number in range(1, rounds + 1)
+        for server in scenario.servers
+        if server in servers
+    ]
+
+
+def what_is_lacking(servers: Sequence[str]) -> dict[str, str]:
+    """Installs what can be installed. A sentence for each server that cannot run here."""
+    lacking = {server: SERVERS[server].lacks() for server in servers}
+    return {server: sentence for server, sentence in lacking.items() if sentence}
+
+
+def execute(runs: Sequence[Run], console: Console) -> Iterator[figures.Outcome]:
+    """Runs the plan, with a progress bar on the console."""
+    cores = machine.cores()
+    os.sched_setaffinity(0, cores.generator)  # nothing but the server on the server's core
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"), TimeElapsedColumn())
+    with open_folder() as folder, Progress(*columns, console=console, refresh_per_second=4) as progress:
+        total = sum(run.scenario.length_s() + SETTLE_S for run in runs)
+        whole = progress.add_task("all", total=total, detail=f"0 of {len(runs)}")
+        for number, run in enumerate(runs, start=1):
+            own = folder / f"{number:03}"
+            own.mkdir()
+            task = progress.add_task(f"{run.scenario.name} · {run.server}", total=None, detail="starting")
+            yield execute_one(run, Place(own, cores), partial(show, progress, task))
+            progress.remove_task(task)
+            progress.update(
+                whole, advance=run.scenario.length_s() + SETTLE_S, detail=f"{number} of {len(runs)}", refresh=True
+            )
+            shutil.rmtree(own, ignore_errors=True)
+
+
+def show(progress: Progress, task: TaskID, phase: str, done: float, total: float) -> None:
+    progress.update(task, completed=done, total=total, detail=phase)
+
+
+def execute_one(run: Run, place: Place, on_progress: load.Progress) -> figures.Outcome:
+    """Starts the server, loads it, stops it. What goes wrong becomes the outcome's failure."""
+    scenario = run.scenario
+    population = seed.make_population(scenario.connections, scenario.room_size)
+    clients = place.folder / "clients"
+    seed.write_clients(population, clients)
+    try:
+        with SERVERS[run.server].open(population, place) as server:
+            done = load.run_load(scenario, server, clients=clients, cores=place.cores, on_progress=on_progress)
+    except (processes.StartFailed, load.LoadFailed) as error:
+        return figures.Outcome(scenario.name, scenario.mode, run.server, run.round, failure=str(error))
+    return figures.Outcome(
+        scenario.name,
+        scenario.mode,
+        run.server,
+        run.round,
+        figures=figures.figures_of(scenario.mode, done),
+        failure=figures.failure_of(done),
+        load=done.as_json(),
+    )
+
+
+@contextlib.contextmanager
+def open_folder() -> Iterator[Path]:
+    """A folder on a real disk for every server's data, since each message is fsynced: in .cache/bench, or in /var/tmp
+    where another user (PostgreSQL's) cannot reach the checkout. Gone when the block is left.
+    """
+    CACHE.mkdir(parents=True, exist_ok=True)
+    is_reachable = all(parent.stat().st_mode & 0o001 for parent in [CACHE, *CACHE.parents])
+    folder = Path(tempfile.mkdtemp(prefix="run-", dir=CACHE if is_reachable else "/var/tmp"))  # noqa: S108  (a real disk)
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def stand_alone() -> None:
+    """Refuses to measure where it would measure something else. Exits with one sentence."""
+    if sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2:
+        sys.exit("The bench needs Linux and two cores: one for the server, one for the load.")

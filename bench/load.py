@@ -1,0 +1,116 @@
+"""Runs the native generator against a server and watches the server meanwhile: CPU time over exactly the generator's
+measured window, memory, and a timeline for the plots. Called by harness.py.
+"""
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from bench import machine, processes
+from bench.scenarios import Scenario
+from bench.servers import Server, compiled
+
+GENERATOR = Path(__file__).with_name("generator.c")
+Progress = Callable[[str, float, float], None]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the server had used up at one moment."""
+
+    at_s: float
+    server_cpu_s: float
+    database_cpu_s: float
+    server_core_s: float
+    memory_bytes: int
+
+
+@dataclass
+class Load:
+    """What one run of the generator gave: its own report, and samples of the server by the generator's marks."""
+
+    report: dict[str, Any]
+    marks: dict[str, Sample] = field(default_factory=dict)
+    timeline: list[dict[str, float]] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class LoadFailed(Exception):
+    """The generator gave no report; its text says why."""
+
+
+def run_load(scenario: Scenario, server: Server, *, clients: Path, cores: machine.Cores, on_progress: Progress) -> Load:
+    """Runs the scenario's load to its end. `on_progress` gets phase, done and total. Raises LoadFailed.
+
+    The generator ends by itself whatever the server does; there is no deadline here.
+    """
+    command = [str(compiled(GENERATOR, "generator")), scenario.mode]
+    command += ["--port", str(server.port), "--clients", str(clients)]
+    for flag, value in scenario.flags().items():
+        command += [flag, str(value)]
+    load = Load({}, {"start": sample(server, cores)})
+    said = []
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            processes.pinned(command, cores=cores.generator),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+        try:
+            assert process.stderr is not None
+            for line in process.stderr:
+                match line.split():
+                    case ["mark", name]:
+                        load.marks[name] = sample(server, cores)
+                    case ["progress", phase, done, total, acknowledged, delivered]:
+                        on_progress(phase, float(done), float(total))
+                        load.timeline.append(
+                            point(
+                                phase, sample(server, cores), load.marks["start"], float(acknowledged), float(delivered)
+                            )
+                        )
+                    case _:
+                        said.append(line.strip())
+        finally:
+            processes.stop(process)
+        output.seek(0)
+        text = output.read()
+    if process.returncode or not text:
+        why = " ".join(said) or f"it ended with {process.returncode}"
+        raise LoadFailed(f"{why} (server: {processes.last_line(server.log)})")
+    load.report = json.loads(text)
+    load.marks["finish"] = sample(server, cores)
+    return load
+
+
+def point(phase: str, now: Sample, start: Sample, acknowledged: float, delivered: float) -> dict[str, Any]:
+    """A point of the timeline."""
+    return {
+        "phase": phase,
+        "at_s": round(now.at_s - start.at_s, 3),
+        "acknowledged": acknowledged,
+        "delivered": delivered,
+        "server_cpu_s": round(now.server_cpu_s - start.server_cpu_s, 3),
+        "memory_bytes": now.memory_bytes,
+    }
+
+
+def sample(server: Server, cores: machine.Cores) -> Sample:
+    database = machine.with_children(server.database_pid) if server.database_pid else []
+    return Sample(
+        at_s=monotonic(),
+        server_cpu_s=machine.cpu_s([server.pid]),
+        database_cpu_s=machine.cpu_s(database),
+        server_core_s=sum(machine.core_busy_s(core) for core in cores.server),
+        memory_bytes=machine.memory_bytes(server.pid),
+    )

@@ -1,0 +1,113 @@
+"""What the machine tells: which cores serve for what, CPU time and memory of processes from /proc, and what it is, for
+the report.
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+LIBRARIES = ("trio", "wsproto", "msgspec", "trio-websocket", "triopg", "asyncpg")
+
+
+@dataclass(frozen=True)
+class Cores:
+    """Which cores serve for what. On two, the database shares the generator's."""
+
+    server: tuple[int, ...]
+    generator: tuple[int, ...]
+    database: tuple[int, ...]
+
+
+def cores() -> Cores:
+    """The last core for the server, the first for the generator, those between (else the first) for the database."""
+    allowed = sorted(os.sched_getaffinity(0))
+    return Cores(
+        server=(allowed[-1],),
+        generator=(allowed[0],),
+        database=tuple(allowed[1:-1]) or (allowed[0],),
+    )
+
+
+def cpu_s(pids: Iterable[int]) -> float:
+    """User and system time of these processes with all their threads, and of their children that ended."""
+    return sum(sum(map(int, stat_fields(pid)[11:15])) for pid in pids) / TICKS_PER_S
+
+
+def stat_fields(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the third on (state); those of a process that is gone are zeros."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ["0"] * 50
+    return text.rpartition(")")[2].split()
+
+
+def with_children(pid: int) -> list[int]:
+    """The process and its children."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        children = []
+    return [pid, *map(int, children)]
+
+
+def memory_bytes(pid: int) -> int:
+    """Resident memory of the process; 0 if it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def core_busy_s(core: int) -> float:
+    """Time that the core has not been idle since the start."""
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *fields = line.split()
+        if name == f"cpu{core}":
+            user, nice, system, _idle, _iowait, irq, softirq = map(int, fields[:7])
+            return (user + nice + system + irq + softirq) / TICKS_PER_S
+    return 0.0
+
+
+def description() -> dict[str, object]:
+    """The machine and the versions of what runs on it."""
+    cpu = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
+    ]
+    memory_kb = int(Path("/proc/meminfo").read_text().split()[1])
+    versions = {"python": platform.python_version(), "kernel": platform.release()}
+    for library in LIBRARIES:
+        try:
+            versions[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            versions[library] = "none"
+    for name, command in {
+        "node": ["node", "--version"],
+        "cc": ["cc", "--version"],
+        "commit": ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
+    }.items():
+        versions[name] = first_line(command)
+    return {
+        "cpu": cpu[0] if cpu else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_mb": memory_kb // 1024,
+        "load_average": os.getloadavg()[0],
+        "versions": versions,
+    }
+
+
+def first_line(command: list[str]) -> str:
+    """What a program prints first; "none" if it is not there."""
+    if not shutil.which(command[0]):
+        return "none"
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    return (done.stdout.strip().splitlines() or ["none"])[0]

@@ -1,0 +1,76 @@
+"""Draws a run: a panel a scenario, bars for rates and costs, the whole distribution for latencies. The only door to
+matplotlib.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bench.figures import HEADLINES, Outcome, headline_median
+from bench.scenarios import CHATD, FLOOR, NODE, TRIO_PLAIN, scenario_named
+from bench.servers import SERVERS
+
+COLOURS = {CHATD: "#2563eb", NODE: "#65a30d", TRIO_PLAIN: "#d97706", FLOOR: "#6b7280"}
+PERCENTILES = (0.5, 0.9, 0.99, 0.999, 0.9999)
+
+
+def draw(outcomes: Sequence[Outcome], path: Path) -> None:
+    """Writes a PNG with a panel for every scenario that has figures."""
+    measured = [outcome for outcome in outcomes if outcome.figures]
+    scenarios = list(dict.fromkeys(outcome.scenario for outcome in measured))
+    if not scenarios:
+        return
+    columns = min(2, len(scenarios))
+    rows = -(-len(scenarios) // columns)
+    figure = Figure(figsize=(7 * columns, 3.4 * rows), layout="constrained")
+    for place, scenario in enumerate(scenarios, start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        runs = [outcome for outcome in measured if outcome.scenario == scenario]
+        axes.set_title(scenario_named(scenario).title, loc="left", fontsize=10)
+        if runs[0].mode == "steady":
+            draw_latencies(axes, runs)
+        else:
+            draw_bars(axes, runs)
+    figure.savefig(path, dpi=130)
+
+
+def draw_bars(axes: Axes, runs: Sequence[Outcome]) -> None:
+    """The headline of each server, the median of its rounds."""
+    headline = HEADLINES[runs[0].mode]
+    for server in dict.fromkeys(run.server for run in runs):
+        value = headline_median(runs, runs[0].scenario, server, headline.figure) or 0.0
+        bars = axes.barh(SERVERS[server].title, value, color=COLOURS.get(server))
+        axes.bar_label(bars, fmt="{:,.4g}" if value < 1000 else "{:,.0f}", padding=4, fontsize=9)
+    axes.invert_yaxis()
+    axes.margins(x=0.18)
+    axes.set_xlabel(headline.unit + (" (less is better)" if headline.is_lower_better else ""), fontsize=9)
+
+
+def draw_latencies(axes: Axes, runs: Sequence[Outcome]) -> None:
+    """Latency over the share of deliveries that are slower, both on a logarithmic scale."""
+    for run in runs:
+        slower, latency_ms = distribution(run.load["report"]["delivery_times"]["slots"])
+        label = SERVERS[run.server].title if run.round == 1 else None
+        axes.plot(slower, latency_ms, color=COLOURS.get(run.server), label=label)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.invert_xaxis()
+    axes.set_xticks([1 - share for share in PERCENTILES], [f"p{share * 100:g}" for share in PERCENTILES])
+    axes.minorticks_off()
+    axes.grid(visible=True, alpha=0.3)
+    axes.set_ylabel("ms from the intended send", fontsize=9)
+    axes.legend(fontsize=9)
+
+
+def distribution(slots: Sequence[Sequence[Any]]) -> tuple[list[float], list[float]]:
+    """From [upper end in µs, count] slots: the share that is slower, and the latency in ms."""
+    total = sum(count for _, count in slots)
+    slower, latency_ms, below = [], [], 0
+    for upper_us, count in slots:
+        below += count
+        slower.append(max(1 - below / total, 0.5 / total))
+        latency_ms.append(upper_us / 1000)
+    return slower, latency_ms

@@ -1,0 +1,127 @@
+"""What the bench measures: one record a row, data only. harness.py runs them, figures.py knows which figure of a mode
+is the one that counts.
+"""
+
+from dataclasses import dataclass, replace
+
+CHATD = "chatd"
+NODE = "node"
+TRIO_PLAIN = "trio_plain"
+FLOOR = "floor"
+CHAT_SERVERS = (CHATD, NODE, TRIO_PLAIN)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One row: `mode` and the figures below are the generator's (generator.c says what each mode does)."""
+
+    name: str
+    title: str
+    mode: str
+    connections: int
+    room_size: int
+    servers: tuple[str, ...] = CHAT_SERVERS
+    senders: int = 1
+    depth: int = 1
+    rate: int = 1000
+    warmup_s: float = 3.0
+    seconds: float = 10.0
+    drain_s: float = 10.0
+    idle_s: float = 5.0
+
+    def flags(self) -> dict[str, float]:
+        """The generator's flags for this row."""
+        return {
+            "--senders": self.senders,
+            "--depth": self.depth,
+            "--rate": self.rate,
+            "--warmup": self.warmup_s,
+            "--seconds": self.seconds,
+            "--drain": self.drain_s,
+            "--idle": self.idle_s,
+        }
+
+    def length_s(self) -> float:
+        """About how long the generator works on it."""
+        connecting = self.connections / 1500
+        return connecting + (self.idle_s if self.mode == "connect" else self.warmup_s + self.seconds)
+
+
+SCENARIOS = (
+    Scenario(
+        "rooms-of-1",
+        "Rooms of 1, as fast as it goes",
+        "throughput",
+        connections=200,
+        room_size=1,
+        senders=200,
+        depth=4,
+    ),
+    Scenario(
+        "rooms-of-10",
+        "Rooms of 10, as fast as it goes",
+        "throughput",
+        connections=200,
+        room_size=10,
+        senders=200,
+        depth=4,
+    ),
+    Scenario(
+        "room-of-1000",
+        "One room of 1 000, as fast as it goes",
+        "throughput",
+        connections=1000,
+        room_size=1000,
+        senders=50,
+        depth=4,
+    ),
+    Scenario(
+        "steady-rooms-of-10",
+        "9 500 connections, 1 000 messages/s, rooms of 10",
+        "steady",
+        connections=9500,
+        room_size=10,
+    ),
+    Scenario(
+        "steady-rooms-of-95",
+        "9 500 connections, 1 000 messages/s, rooms of 95",
+        "steady",
+        connections=9500,
+        room_size=95,
+    ),
+    Scenario(
+        "fanout-1000",
+        "Fan-out to 1 000, one frame a message",
+        "fanout",
+        connections=1000,
+        room_size=1000,
+        servers=(*CHAT_SERVERS, FLOOR),
+    ),
+    Scenario(
+        "connect-9500",
+        "9 500 connections: authenticate, then idle",
+        "connect",
+        connections=9500,
+        room_size=10,
+    ),
+)
+
+
+def scenario_named(name: str) -> Scenario:
+    """Raises KeyError for a name that there is not."""
+    return {scenario.name: scenario for scenario in SCENARIOS}[name]
+
+
+def shortened(scenario: Scenario) -> Scenario:
+    """The same row in about a second with few connections: proves that everything works, measures nothing."""
+    return replace(
+        scenario,
+        title=f"{scenario.title} (quick: {min(scenario.connections, 100)} connections)",
+        connections=min(scenario.connections, 100),
+        room_size=min(scenario.room_size, 50),
+        senders=min(scenario.senders, 20),
+        rate=200,
+        warmup_s=0.5,
+        seconds=1.0,
+        idle_s=1.0,
+    )

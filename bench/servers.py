@@ -1,0 +1,193 @@
+"""Starts what is measured: chatd and its peers, each seeded, pinned to the server's core, ready on its port, and gone
+when the block is left. `SERVERS` is the table; a new peer is one row and one function.
+"""
+
+import contextlib
+import http.client
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import machine, postgres, processes, seed
+from bench.scenarios import CHATD, FLOOR, NODE, TRIO_PLAIN
+
+ROOT = Path(__file__).resolve().parent.parent
+PEERS = Path(__file__).with_name("peers")
+CACHE = ROOT / ".cache" / "bench"
+NODE_FOLDER = CACHE / "node"
+NO_LIMITS = {
+    f"CHATD_LIMITS_{name}": "0"
+    for name in (
+        "MESSAGES_PER_MINUTE",
+        "REQUESTS_PER_MINUTE",
+        "CONNECTIONS_PER_ADDRESS",
+        "CONNECTIONS_PER_USER",
+        "NEW_CONNECTIONS_PER_SECOND",
+        "MEMBERS_PER_ROOM",
+    )
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a server runs: an empty folder of its own on a real disk, and who runs on which core."""
+
+    folder: Path
+    cores: machine.Cores
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that is ready: its port and process, its database's first process if it has one, and its log."""
+
+    port: int
+    pid: int
+    log: Path
+    database_pid: int | None = None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a server is called in tables, how it is started, and what it lacks here (None: nothing, else a sentence)."""
+
+    title: str
+    open: Callable[[seed.Population, Place], AbstractContextManager[Server]]
+    lacks: Callable[[], str | None]
+
+
+# ---- chatd
+
+
+@contextlib.contextmanager
+def open_chatd(population: seed.Population, place: Place) -> Iterator[Server]:
+    """The daemon on its embedded database, every limit off."""
+    data = place.folder / "data"
+    data.mkdir()
+    port, http_port = processes.free_port(), processes.free_port()
+    options = {
+        "CHATD_SERVER_DATA_DIR": str(data),
+        "CHATD_WEBSOCKET_PORT": str(port),
+        "CHATD_HTTP_PORT": str(http_port),
+        "CHATD_AUTH_SECRET": population.secret,
+        "PYTHONPATH": str(ROOT),
+        **NO_LIMITS,
+    }
+    environment, log = processes.environment(options), place.folder / "chatd.log"
+    command = [sys.executable, "-m", "chatd"]
+    # away from the checkout, whose chatd.toml may have been changed by whoever tries things there
+    processes.run_to_end([*command, "migrate", "up"], env=environment, cwd=place.folder)
+    seed.fill_chatd(population, data / "chatd.db")
+    with processes.open_process(
+        [*command, "serve"], cores=place.cores.server, log=log, env=environment, cwd=place.folder
+    ) as process:
+        processes.wait_until(lambda: is_ready(http_port), process, name="chatd", log=log)
+        yield Server(port, process.pid, log)
+
+
+def is_ready(http_port: int) -> bool:
+    """Whether GET /readyz says 200."""
+    connection = http.client.HTTPConnection("127.0.0.1", http_port, timeout=2)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def chatd_lacks() -> str | None:
+    return None if (ROOT / "chatd" / "__main__.py").exists() else "chatd has no __main__.py yet."
+
+
+# ---- peers on PostgreSQL
+
+
+@contextlib.contextmanager
+def open_peer(
+    command: list[str], population: seed.Population, place: Place, *, name: str, env: dict[str, str]
+) -> Iterator[Server]:
+    """A peer that takes PORT, DATABASE_URL and JWT_SECRET, with a PostgreSQL of its own."""
+    script = (PEERS / "schema.sql").read_text() + seed.postgres_script(population)
+    port, log = processes.free_port(), place.folder / f"{name}.log"
+    with postgres.open_postgres(place.folder, cores=place.cores.database, script=script) as database:
+        options = {"PORT": str(port), "DATABASE_URL": database.url, "JWT_SECRET": population.secret, **env}
+        with processes.open_process(
+            command, cores=place.cores.server, log=log, env=processes.environment(options)
+        ) as process:
+            processes.wait_until(lambda: processes.answers(port), process, name=name, log=log)
+            yield Server(port, process.pid, log, database.pid)
+
+
+def open_node(population: seed.Population, place: Place) -> AbstractContextManager[Server]:
+    """ws and pg: peers/node."""
+    command = ["node", str(NODE_FOLDER / "server.js")]
+    return open_peer(command, population, place, name="node", env={"NODE_ENV": "production"})
+
+
+def node_lacks() -> str | None:
+    """Installs the peer's packages into .cache/bench/node when they are not there, or are others than locked."""
+    if not shutil.which("node") or not shutil.which("npm"):
+        return "Node.js with npm is not installed: install it with your system's packages."
+    NODE_FOLDER.mkdir(parents=True, exist_ok=True)
+    locked, installed = PEERS / "node" / "package-lock.json", NODE_FOLDER / "package-lock.json"
+    is_installed = (NODE_FOLDER / ".installed").exists() and installed.read_bytes() == locked.read_bytes()
+    for file in ("package.json", "package-lock.json", "server.js"):
+        shutil.copy(PEERS / "node" / file, NODE_FOLDER / file)
+    if not is_installed:
+        command = ["npm", "ci", "--omit=dev", "--no-audit", "--no-fund"]
+        done = subprocess.run(command, cwd=NODE_FOLDER, capture_output=True, text=True, check=False, timeout=300)
+        if done.returncode:
+            return f"npm could not install the Node peer's packages: {done.stderr.strip()[-300:]}"
+        (NODE_FOLDER / ".installed").touch()
+    return postgres.ensure_installed()
+
+
+def open_trio_plain(population: seed.Population, place: Place) -> AbstractContextManager[Server]:
+    """trio-websocket and triopg: peers/trio_plain."""
+    command = [sys.executable, str(PEERS / "trio_plain" / "server.py")]
+    return open_peer(command, population, place, name="trio_plain", env={})
+
+
+# ---- the floor
+
+
+@contextlib.contextmanager
+def open_floor(population: seed.Population, place: Place) -> Iterator[Server]:
+    """The C program that does nothing but send: peers/floor. It takes anyone, so the population does not matter."""
+    del population
+    port, log = processes.free_port(), place.folder / "floor.log"
+    command = [str(compiled(PEERS / "floor" / "server.c", "floor")), str(port)]
+    with processes.open_process(command, cores=place.cores.server, log=log) as process:
+        processes.wait_until(lambda: processes.answers(port), process, name="floor", log=log)
+        yield Server(port, process.pid, log)
+
+
+def compiled(source: Path, name: str) -> Path:
+    """The program made from `source` in .cache/bench, made anew if it or a header is newer. Raises StartFailed."""
+    program = CACHE / name
+    CACHE.mkdir(parents=True, exist_ok=True)
+    newest = max(path.stat().st_mtime for path in [source, *Path(__file__).parent.glob("*.h")])
+    if not program.exists() or program.stat().st_mtime < newest:
+        made = CACHE / f"{name}.{os.getpid()}"
+        command = ["cc", "-O2", "-Wall", "-Wextra", "-o", str(made), str(source)]
+        processes.run_to_end(command, env=processes.environment({}), cwd=source.parent, timeout_s=120)
+        made.replace(program)
+    return program
+
+
+def compiler_lacks() -> str | None:
+    return None if shutil.which("cc") else "There is no C compiler: install gcc or clang with your system's packages."
+
+
+SERVERS = {
+    CHATD: Kind("chatd", open_chatd, chatd_lacks),
+    NODE: Kind("Node ws + pg", open_node, node_lacks),
+    TRIO_PLAIN: Kind("trio-websocket + triopg", open_trio_plain, postgres.ensure_installed),
+    FLOOR: Kind("C, only send", open_floor, compiler_lacks),
+}
