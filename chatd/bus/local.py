@@ -1,0 +1,82 @@
+"""The bus of a single process: what is published is heard at once, on the same stack.
+
+The simple implementation beside which every other is tested. It loses nothing and keeps nothing but the budgets of
+rates (an entry goes when it is full again) and the count of each user's connections.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from chatd.bus.port import Ears, Event, Notice, Rate, Seconds
+
+#: Budgets that are full again are looked for each time so many keys have been added.
+_SWEEP_KEYS = 10_000
+
+
+class LocalBus:
+    """`Bus` within one process."""
+
+    def __init__(self, seconds: Seconds) -> None:
+        self._seconds = seconds
+        self._ears: Ears | None = None
+        self._rooms: set[str] = set()
+        self._devices: Counter[str] = Counter()
+        # key: (seconds at which the budget is full again, seconds it takes to fill from nothing)
+        self._full_at: dict[str, float] = {}
+        self._sweep_at = _SWEEP_KEYS
+
+    def attach(self, ears: Ears) -> None:
+        self._ears = ears
+
+    def publish(self, events: Sequence[Event]) -> None:
+        rooms = self._rooms
+        heard = [event for event in events if event.room_id in rooms]
+        if heard and self._ears is not None:
+            self._ears.hear_events(heard)
+
+    def signal(self, room_id: str, body: bytes, *, about: str) -> None:
+        if room_id in self._rooms and self._ears is not None:
+            self._ears.hear_signal(room_id, body, about)
+
+    def announce(self, notice: Notice) -> None:
+        if self._ears is not None:
+            self._ears.hear_notice(notice)
+
+    async def subscribe(self, room_ids: Iterable[str]) -> None:
+        self._rooms.update(room_ids)
+
+    async def unsubscribe(self, room_ids: Iterable[str]) -> None:
+        self._rooms.difference_update(room_ids)
+
+    async def take(self, key: str, rate: Rate, *, count: int = 1) -> int:
+        """As in the port, by the generic cell rate algorithm: one time a key says how much of the budget is gone."""
+        burst, per_s = rate
+        if burst <= 0:
+            return 0
+        now = self._seconds()
+        full_at = max(self._full_at.get(key, now), now) + count * per_s / burst
+        # A thousandth of a second of grace, so that floating point never refuses the last one of a full budget.
+        over_s = full_at - now - per_s
+        if over_s > 0.001:
+            return int(over_s * 1000) + 1
+        self._full_at[key] = full_at
+        if len(self._full_at) > self._sweep_at:
+            self._sweep(now)
+        return 0
+
+    def _sweep(self, now: float) -> None:
+        self._full_at = {key: full_at for key, full_at in self._full_at.items() if full_at > now}
+        self._sweep_at = len(self._full_at) + _SWEEP_KEYS
+
+    def arrived(self, user_id: str) -> None:
+        self._devices[user_id] += 1
+
+    def departed(self, user_id: str) -> None:
+        self._devices[user_id] -= 1
+        if self._devices[user_id] <= 0:
+            del self._devices[user_id]
+
+    async def devices(self, user_ids: Sequence[str]) -> Mapping[str, int]:
+        return {user_id: self._devices[user_id] for user_id in user_ids if user_id in self._devices}

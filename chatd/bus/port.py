@@ -1,0 +1,92 @@
+"""The bus as everybody above it sees it: events of rooms, ephemeral signals, notices to every node, shared counts.
+
+An implementation carries what is published on any node to every node that subscribed, in the order of each room, and
+may lose some of it: the hub repairs from the store. `LocalBus` is the simple one, for a single process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol
+
+
+class Event(NamedTuple):
+    """A durable event of a room, encoded once for the whole cluster.
+
+    `body` is the finished JSON text. `subject` is the user whose membership it changes, else `None`.
+    """
+
+    room_id: str
+    seq: int
+    kind: str
+    body: bytes
+    subject: str | None = None
+
+
+class Notice(NamedTuple):
+    """Something that every node has to act on: whoever is concerned has live connections anywhere.
+
+    `member_joined` and `member_left` carry a room and its seq, `session_revoked` a session, or none for all sessions
+    of the user.
+    """
+
+    kind: Literal["member_joined", "member_left", "session_revoked", "account_disabled", "profile_changed"]
+    user_id: str
+    room_id: str | None = None
+    seq: int = 0
+    session_id: str | None = None
+    spared_session_id: str | None = None
+
+
+class Rate(NamedTuple):
+    """`burst` at once, refilled evenly over `per_s` seconds; a burst of 0 means no limit."""
+
+    burst: int
+    per_s: float
+
+
+class Ears(Protocol):
+    """What a bus calls on its node, on the Trio thread; nothing in here waits."""
+
+    def hear_events(self, events: Sequence[Event]) -> None: ...
+    def hear_signal(self, room_id: str, body: bytes, about: str) -> None: ...
+    def hear_notice(self, notice: Notice) -> None: ...
+
+
+class Bus(Protocol):
+    """Who hears what, across nodes."""
+
+    def attach(self, ears: Ears) -> None:
+        """Deliver what is heard to `ears`; called once, before anything is subscribed."""
+
+    def publish(self, events: Sequence[Event]) -> None:
+        """Send committed events to every subscribed node, this one included. Never waits, may lose."""
+
+    def signal(self, room_id: str, body: bytes, *, about: str) -> None:
+        """Send an ephemeral event to every subscribed node, for everybody in the room but the user `about`."""
+
+    def announce(self, notice: Notice) -> None:
+        """Send a notice to every node, this one included."""
+
+    async def subscribe(self, room_ids: Iterable[str]) -> None:
+        """Hear these rooms; what is published after the return is heard."""
+
+    async def unsubscribe(self, room_ids: Iterable[str]) -> None: ...
+
+    async def take(self, key: str, rate: Rate, *, count: int = 1) -> int:
+        """Take `count` from the budget of `key`, shared by all nodes.
+
+        0 if it was granted, else the milliseconds after which it would be; a refusal takes nothing.
+        """
+
+    def arrived(self, user_id: str) -> None:
+        """A connection of the user lives on this node now."""
+
+    def departed(self, user_id: str) -> None: ...
+
+    async def devices(self, user_ids: Sequence[str]) -> Mapping[str, int]:
+        """How many connections each of these users has on all nodes; users without one are left out."""
+
+
+#: Makes the time in seconds for rates; Trio's clock in the daemon.
+Seconds = Callable[[], float]

@@ -1,0 +1,152 @@
+"""One active room of this node: its order, its tail, its listeners. All of it sync, none of it waits.
+
+`ActiveRoom` decides which events are next (promise 3 and 4 of spec/protocol.md) and who gets them; `hub` owns the
+rooms and does what takes time. A small room is served on the spot, a very large one in slices between which others
+run: its events wait in a backlog, each with those who listened when it arrived.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Protocol
+
+from chatd.bus.port import Event
+from chatd.wire.frames import text_frame
+
+#: Events that arrived before their time; past so many they are dropped, for the repair reads them all anyway.
+MAX_EARLY: Final = 1000
+#: Frames for one receiver are joined into blocks of about this size.
+BLOCK_BYTES: Final = 128 * 1024
+
+Put = Callable[[bytes], None]
+
+
+class Receiver(Protocol):
+    """Somebody's connection, as far as delivery goes."""
+
+    @property
+    def user_id(self) -> str: ...
+    @property
+    def put(self) -> Put: ...
+    @property
+    def put_ephemeral(self) -> Put: ...
+
+
+class ActiveRoom:
+    """The room's position on this node, the encoded tail behind it, and who listens."""
+
+    __slots__ = ("_early", "_rounds", "_snapshot", "backlog", "idle_since", "listeners", "next_seq", "room_id", "tail")
+
+    def __init__(self, room_id: str, *, last_seq: int, tail_events: int) -> None:
+        self.room_id = room_id
+        self.next_seq = last_seq + 1
+        self.tail: deque[Event] = deque(maxlen=tail_events)
+        self.listeners: dict[Receiver, Put] = {}
+        self.idle_since: float | None = None
+        self.backlog: deque[tuple[Sequence[Put], list[bytes]]] = deque()
+        self._early: dict[int, Event] = {}
+        self._snapshot: Sequence[Put] | None = None
+        self._rounds: Iterator[int] | None = None
+
+    @property
+    def position(self) -> int:
+        """The seq of the newest event that was delivered here, or is in the backlog."""
+        return self.next_seq - 1
+
+    @property
+    def has_gap(self) -> bool:
+        """Later events are here and the next one is not."""
+        return bool(self._early)
+
+    def offer(self, events: Sequence[Event]) -> list[Event]:
+        """Those of `events` (and of earlier ones that had to wait) that are next in order, now in the tail.
+
+        What was seen before is dropped; what is too early is kept until the hole before it is filled.
+        """
+        ready = []
+        for event in events:
+            if event.seq == self.next_seq:
+                ready.append(event)
+                self.next_seq += 1
+                while self._early and (follower := self._early.pop(self.next_seq, None)) is not None:
+                    ready.append(follower)
+                    self.next_seq += 1
+            elif event.seq > self.next_seq and len(self._early) < MAX_EARLY:
+                self._early[event.seq] = event
+        if self._early:
+            self._early = {seq: event for seq, event in self._early.items() if seq > self.next_seq}
+        self.tail.extend(ready)
+        return ready
+
+    def events_after(self, seq: int) -> list[Event] | None:
+        """The events behind `seq` up to the position, or `None` if the tail does not reach back so far."""
+        missed = self.position - seq
+        if missed <= 0:
+            return []
+        if missed > len(self.tail):
+            return None
+        return [self.tail[index] for index in range(len(self.tail) - missed, len(self.tail))]
+
+    def add(self, receiver: Receiver) -> None:
+        self.listeners[receiver] = receiver.put
+        self._snapshot = None
+        self.idle_since = None
+
+    def remove(self, receiver: Receiver) -> bool:
+        """Whether the receiver was listening."""
+        if self.listeners.pop(receiver, None) is None:
+            return False
+        self._snapshot = None
+        return True
+
+    def send(self, frames: bytes) -> None:
+        """Put these frames to every listener now."""
+        for put in self.listeners.values():
+            put(frames)
+
+    def queue(self, frames: bytes) -> None:
+        """Keep these frames for all who listen now, to be sent by `serve`."""
+        if self._snapshot is None:
+            self._snapshot = tuple(self.listeners.values())
+        if self.backlog and self.backlog[-1][0] is self._snapshot:
+            self.backlog[-1][1].append(frames)
+        else:
+            self.backlog.append((self._snapshot, [frames]))
+
+    def serve(self, slice_size: int) -> bool:
+        """Send one slice of the backlog; whether there was one."""
+        if self._rounds is None:
+            self._rounds = self._serve(slice_size)
+        if next(self._rounds, None) is None:
+            self._rounds = None
+            return False
+        return True
+
+    def _serve(self, slice_size: int) -> Iterator[int]:
+        while self.backlog:
+            puts, frames = self.backlog.popleft()
+            for block in blocks(frames):
+                for start in range(0, len(puts), slice_size):
+                    some = puts[start : start + slice_size]
+                    for put in some:
+                        put(block)
+                    yield len(some)
+
+
+def blocks(frames: list[bytes]) -> Iterator[bytes]:
+    """The frames in order, joined into blocks of about `BLOCK_BYTES`."""
+    gathered: list[bytes] = []
+    size = 0
+    for frame in frames:
+        if gathered and size + len(frame) > BLOCK_BYTES:
+            yield b"".join(gathered)
+            gathered, size = [], 0
+        gathered.append(frame)
+        size += len(frame)
+    if gathered:
+        yield b"".join(gathered)
+
+
+def frame_of(event: Event) -> bytes:
+    return text_frame(event.body)

@@ -1,0 +1,101 @@
+"""Many who ask at once share one query: the data-loader pattern on Trio.
+
+While one load is under way, further keys gather for the next. Used where a crowd asks for alike things (memberships
+at sign-in, positions of rooms); what is loaded is not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Generic, TypeVar
+
+import trio
+
+from chatd.errors import Refusal
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+Load = Callable[[Sequence[K]], Awaitable[Mapping[K, V]]]
+
+
+class _Wanted(Generic[V]):
+    """One key's answer to be; `waiters` share it."""
+
+    __slots__ = ("done", "refusal", "value")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.value: V | None = None
+        self.refusal: Refusal | None = None
+
+
+class Loader(Generic[K, V]):
+    """Loads values by key, in batches. Made by `open_loader`."""
+
+    def __init__(self, load: Load[K, V], *, max_keys: int) -> None:
+        self._load = load
+        self._max_keys = max_keys
+        self._wanted: dict[K, _Wanted[V]] = {}
+        self._wake = trio.Event()
+
+    async def get(self, key: K) -> V | None:
+        """The value of `key`, or `None` where there is none; read after this call began.
+
+        Raises the `Refusal` that the load raised. Cancelling loses nothing: others who wait are still served.
+        """
+        wanted = self._wanted.get(key)
+        if wanted is None:
+            wanted = self._wanted[key] = _Wanted()
+            self._wake.set()
+        await wanted.done.wait()
+        if wanted.refusal is not None:
+            raise Refusal(
+                wanted.refusal.code, wanted.refusal.detail, retry_after_ms=wanted.refusal.retry_after_ms
+            ) from wanted.refusal
+        return wanted.value
+
+    async def get_many(self, keys: Sequence[K]) -> dict[K, V]:
+        """The values of those keys that have one; one load where they fit."""
+        for key in keys:
+            self._wanted.setdefault(key, _Wanted())
+        wanted = {key: self._wanted[key] for key in keys}
+        self._wake.set()
+        found = {}
+        for key, entry in wanted.items():
+            await entry.done.wait()
+            if entry.refusal is not None:
+                raise Refusal(entry.refusal.code, entry.refusal.detail) from entry.refusal
+            if entry.value is not None:
+                found[key] = entry.value
+        return found
+
+    async def _serve(self) -> None:
+        while True:
+            await self._wake.wait()
+            keys = list(self._wanted)[: self._max_keys]
+            batch = {key: self._wanted.pop(key) for key in keys}
+            if not self._wanted:
+                self._wake = trio.Event()
+            try:
+                found = await self._load(keys)
+            except Refusal as refusal:
+                for wanted in batch.values():
+                    wanted.refusal = refusal
+            else:
+                for key, wanted in batch.items():
+                    wanted.value = found.get(key)
+            finally:
+                for wanted in batch.values():
+                    wanted.done.set()
+
+
+@asynccontextmanager
+async def open_loader(load: Load[K, V], *, max_keys: int = 500) -> AsyncIterator[Loader[K, V]]:
+    """A loader that serves for as long as the block lasts; `load` gets at most `max_keys` different keys at once."""
+    loader = Loader(load, max_keys=max_keys)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(loader._serve)
+        yield loader
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,237 @@
+"""What is asked of the journal, and how a batch of it becomes rows and events. Pure: no database, no waiting.
+
+An entry is one durable change of a room: a `Post` (a message) or a `MembershipChange`. `number_batch` goes through a
+batch in order and gives each entry the room's next seq, or finds out that nothing is to be stored: a repeat under the
+same `clientMessageId`, a refusal, somebody who is a member already. Called by `journal` inside of its transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeAlias
+
+import msgspec
+
+from chatd.bus.port import Event
+from chatd.errors import Refusal
+from chatd.ids import new_id
+from chatd.protocol import NewDm, NewMessage, UserJoined, UserLeft, encode
+from chatd.records import Message, format_time
+
+
+class Stored(NamedTuple):
+    """What became of an entry. `duplicate`: it was stored earlier, these are the first one's values.
+
+    For a membership change that changes nothing, `duplicate` is set and `seq` is the room's newest.
+    """
+
+    message_id: str
+    room_id: str
+    seq: int
+    created_at_ms: int
+    duplicate: bool = False
+
+
+Outcome: TypeAlias = Stored | Refusal
+Settle: TypeAlias = Callable[[Outcome], None]
+
+
+@dataclass(slots=True, eq=False)
+class Post:
+    """A message to be stored. `request_hash` covers all that the sender asked for; `metadata` is JSON text."""
+
+    room_id: str
+    sender_id: str
+    sender_name: str
+    message_type: str
+    content: str
+    settle: Settle
+    reply_to: str | None = None
+    metadata: bytes | None = None
+    client_message_id: str | None = None
+    request_hash: str | None = None
+
+
+@dataclass(slots=True, eq=False)
+class MembershipChange:
+    """Somebody becomes a member with `role`, or, without one, stops being one for `reason`."""
+
+    room_id: str
+    user_id: str
+    username: str
+    online: bool
+    settle: Settle
+    role: str | None = None
+    reason: Literal["left", "kicked", "banned"] = "left"
+
+
+Entry: TypeAlias = Post | MembershipChange
+
+
+class Repeat(NamedTuple):
+    """A message that was stored before under a key of this batch."""
+
+    message_id: str
+    room_id: str
+    seq: int
+    created_at_ms: int
+    request_hash: str | None
+
+
+@dataclass(slots=True)
+class Head:
+    """Where a room is, as the batch goes on."""
+
+    kind: str
+    last_seq: int
+    message_count: int
+    member_count: int
+    max_members: int | None
+
+
+@dataclass(slots=True)
+class Numbered:
+    """A batch that was gone through: an outcome an entry, the rows to store, the events to publish."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    message_rows: list[tuple[object, ...]] = field(default_factory=list)
+    event_rows: list[tuple[object, ...]] = field(default_factory=list)
+    joined_rows: list[tuple[object, ...]] = field(default_factory=list)
+    left_rows: list[tuple[str, str]] = field(default_factory=list)
+    changed_rooms: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class Batch:
+    """Entries with what the database says about them.
+
+    `repeats` by (sender, client message id); `roles` by (room, user), `None` for no member; `banned` (room, user).
+    """
+
+    entries: Sequence[Entry]
+    heads: dict[str, Head]
+    repeats: dict[tuple[str, str], Repeat]
+    roles: dict[tuple[str, str], str | None]
+    banned: frozenset[tuple[str, str]]
+    max_members: int
+    now_ms: int
+
+
+def number_batch(batch: Batch) -> Numbered:
+    """Go through the entries in order. Changes `batch.heads`, `batch.repeats` and `batch.roles` as it goes."""
+    numbered = Numbered()
+    created_at = format_time(batch.now_ms)
+    for entry in batch.entries:
+        head = batch.heads.get(entry.room_id)
+        if head is None:
+            outcome: Outcome = Refusal("not_found", "There is no such room.")
+        elif isinstance(entry, Post):
+            outcome = _post(entry, head, batch, numbered, created_at)
+        elif entry.role is not None:
+            outcome = _join(entry, entry.role, head, batch, numbered)
+        else:
+            outcome = _leave(entry, head, batch, numbered)
+        numbered.outcomes.append(outcome)
+    return numbered
+
+
+def _post(entry: Post, head: Head, batch: Batch, numbered: Numbered, created_at: str) -> Outcome:
+    room_id, sender_id, client_message_id = entry.room_id, entry.sender_id, entry.client_message_id
+    if client_message_id is not None:
+        repeat = batch.repeats.get((sender_id, client_message_id))
+        if repeat is not None:
+            return _repeated(entry, repeat)
+    head.last_seq = seq = head.last_seq + 1
+    head.message_count += 1
+    message_id = new_id()
+    stored = Stored(message_id, room_id, seq, batch.now_ms)
+    if client_message_id is not None:
+        batch.repeats[sender_id, client_message_id] = Repeat(message_id, room_id, seq, batch.now_ms, entry.request_hash)
+    metadata = entry.metadata
+    message = Message(
+        id=message_id,
+        room_id=room_id,
+        seq=seq,
+        sender_id=sender_id,
+        sender_name=entry.sender_name,
+        message_type=entry.message_type,
+        content=entry.content,
+        created_at=created_at,
+        client_message_id=client_message_id,
+        reply_to=entry.reply_to,
+        metadata=None if metadata is None else msgspec.Raw(metadata),
+    )
+    event = NewDm(message=message) if head.kind == "direct" else NewMessage(message=message)
+    numbered.events.append(Event(room_id, seq, "new_message", encode(event)))
+    numbered.message_rows.append((
+        message_id, room_id, seq, head.message_count, sender_id, entry.message_type, entry.content, entry.reply_to,
+        None if metadata is None else metadata.decode(), client_message_id, entry.request_hash, batch.now_ms,
+    ))  # fmt: skip
+    numbered.changed_rooms.add(room_id)
+    return stored
+
+
+def _repeated(entry: Post, repeat: Repeat) -> Outcome:
+    if repeat.request_hash != entry.request_hash:
+        return Refusal(
+            "idempotency_mismatch",
+            "Another message was sent under this `clientMessageId` before; give every new message a new one.",
+        )
+    return Stored(repeat.message_id, repeat.room_id, repeat.seq, repeat.created_at_ms, duplicate=True)
+
+
+def _join(entry: MembershipChange, role: str, head: Head, batch: Batch, numbered: Numbered) -> Outcome:
+    key = (entry.room_id, entry.user_id)
+    if batch.roles.get(key) is not None:
+        return Stored("", entry.room_id, head.last_seq, batch.now_ms, duplicate=True)
+    if key in batch.banned:
+        return Refusal("forbidden", "You are banned from this room; ask one of its moderators.")
+    bounds = [bound for bound in (head.max_members, batch.max_members) if bound]
+    if bounds and head.member_count >= min(bounds):
+        return Refusal("limit_reached", f"This room is full: it has {head.member_count} members.")
+    batch.roles[key] = role
+    head.last_seq = seq = head.last_seq + 1
+    head.member_count += 1
+    joined = UserJoined(
+        room_id=entry.room_id, seq=seq, user_id=entry.user_id, username=entry.username, online=entry.online
+    )
+    _add_event(Event(entry.room_id, seq, "user_joined", encode(joined), entry.user_id), batch.now_ms, numbered)
+    numbered.joined_rows.append((*key, role, batch.now_ms, seq, head.message_count))
+    return Stored("", entry.room_id, seq, batch.now_ms)
+
+
+def _leave(entry: MembershipChange, head: Head, batch: Batch, numbered: Numbered) -> Outcome:
+    key = (entry.room_id, entry.user_id)
+    if batch.roles.get(key) is None:
+        return Stored("", entry.room_id, head.last_seq, batch.now_ms, duplicate=True)
+    batch.roles[key] = None
+    head.last_seq = seq = head.last_seq + 1
+    head.member_count -= 1
+    left = UserLeft(
+        room_id=entry.room_id,
+        seq=seq,
+        user_id=entry.user_id,
+        username=entry.username,
+        online=entry.online,
+        reason=entry.reason,
+    )
+    _add_event(Event(entry.room_id, seq, "user_left", encode(left), entry.user_id), batch.now_ms, numbered)
+    # A member who joined in this very batch is removed behind the insertion.
+    numbered.left_rows.append(key)
+    numbered.joined_rows = [row for row in numbered.joined_rows if row[:2] != key]
+    return Stored("", entry.room_id, seq, batch.now_ms)
+
+
+def _add_event(event: Event, now_ms: int, numbered: Numbered) -> None:
+    numbered.events.append(event)
+    numbered.event_rows.append((event.room_id, event.seq, event.kind, event.body.decode(), now_ms))
+    numbered.changed_rooms.add(event.room_id)
+
+
+def rows_of_heads(numbered: Numbered, heads: Mapping[str, Head]) -> list[tuple[str, int, int, int]]:
+    return [
+        (room_id, heads[room_id].last_seq, heads[room_id].message_count, heads[room_id].member_count)
+        for room_id in numbered.changed_rooms
+    ]

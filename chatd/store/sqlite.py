@@ -1,0 +1,167 @@
+"""SQLite behind the database port: one writer thread, a few reader threads, WAL, every commit on the disk.
+
+The one door to sqlite3. `synchronous=FULL` syncs the log at each commit, so what was acknowledged survives `kill -9`
+and a power cut. All writing happens on one thread, in the order in which it was asked for; reading never waits for it.
+Threads are Trio's, with limiters of their own, and are never abandoned.
+
+Source: https://www.sqlite.org/wal.html, https://www.sqlite.org/pragma.html#pragma_synchronous
+"""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Final, TypeVar
+
+import trio
+
+from chatd.errors import Unavailable
+from chatd.store.database import Conflict, Dialect, Params, Row, Transaction, Work
+from chatd.store.queries import Query
+
+T = TypeVar("T")
+
+#: Milliseconds that one process waits for another's lock (the command line beside the daemon).
+BUSY_TIMEOUT_MS: Final = 5000
+#: Bytes of the database that are read through a memory map.
+MMAP_BYTES: Final = 256 * 1024 * 1024
+
+
+class SqliteDatabase:
+    """`Database` on one file. Made by `open_sqlite`."""
+
+    dialect: Dialect = "sqlite"
+
+    def __init__(self, writer: sqlite3.Connection, readers: list[sqlite3.Connection]) -> None:
+        self._writer = writer
+        self._writer_limiter = trio.CapacityLimiter(1)
+        self._readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
+        for reader in readers:
+            self._readers.put(reader)
+        self._reader_limiter = trio.CapacityLimiter(len(readers))
+
+    async def rows(self, query: Query, params: Params) -> list[Row]:
+        return await self.read(lambda tx: tx.rows(query, params))
+
+    async def row(self, query: Query, params: Params) -> Row | None:
+        return await self.read(lambda tx: tx.row(query, params))
+
+    async def read(self, work: Work[T]) -> T:
+        return await trio.to_thread.run_sync(self._read, work, limiter=self._reader_limiter)
+
+    async def transaction(self, work: Work[T]) -> T:
+        return await trio.to_thread.run_sync(self._write, work, limiter=self._writer_limiter)
+
+    def _read(self, work: Work[T]) -> T:
+        reader = self._readers.get()
+        try:
+            with _transaction(reader, "BEGIN"):
+                return _run_through(work, _Statements(reader))
+        finally:
+            self._readers.put(reader)
+
+    def _write(self, work: Work[T]) -> T:
+        with _transaction(self._writer, "BEGIN IMMEDIATE"):
+            return _run_through(work, _Statements(self._writer))
+
+
+class _Statements:
+    """`Transaction` on the thread that runs it: nothing in here suspends."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    async def rows(self, query: Query, params: Params) -> list[Row]:
+        return self._connection.execute(query.text, params).fetchall()
+
+    async def row(self, query: Query, params: Params) -> Row | None:
+        row: Row | None = self._connection.execute(query.text, params).fetchone()
+        return row
+
+    async def run(self, query: Query, params: Params) -> int:
+        return self._connection.execute(query.text, params).rowcount
+
+    async def script(self, statements: str) -> None:
+        for statement in split_statements(statements):
+            self._connection.execute(statement)
+
+
+def _run_through(work: Work[T], transaction: Transaction) -> T:
+    """Run a coroutine that never suspends to its end, without an event loop."""
+    coroutine = work(transaction).__await__()
+    try:
+        next(coroutine)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    coroutine.close()  # type: ignore[attr-defined]  # coroutine wrappers have it; Generator's type does not say so
+    raise RuntimeError("work in a transaction awaited something else than the transaction")
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
+    try:
+        connection.execute(begin)
+        try:
+            yield
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+    except sqlite3.IntegrityError as error:
+        raise Conflict(str(error)) from error
+    except sqlite3.OperationalError as error:
+        raise Unavailable(f"The database is out ({error}); try again in a moment.") from error
+    except sqlite3.DatabaseError as error:
+        raise Unavailable(f"The database is damaged or no database ({error}).") from error
+
+
+def split_statements(script: str) -> list[str]:
+    """The statements of a script; a semicolon inside of a trigger or a text does not end one."""
+    statements, pending = [], ""
+    for line in script.splitlines(keepends=True):
+        pending += line
+        if sqlite3.complete_statement(pending):
+            statements.append(pending)
+            pending = ""
+    if pending.strip() and not all(line.lstrip().startswith("--") for line in pending.strip().splitlines()):
+        statements.append(pending)
+    return statements
+
+
+def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    connection.execute(f"PRAGMA mmap_size = {MMAP_BYTES}")
+    connection.execute("PRAGMA foreign_keys = ON")
+    if read_only:
+        connection.execute("PRAGMA query_only = ON")
+    else:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
+def _open(path: Path, readers: int) -> tuple[sqlite3.Connection, list[sqlite3.Connection]]:
+    try:
+        writer = _connect(path, read_only=False)
+        return writer, [_connect(path, read_only=True) for _ in range(readers)]
+    except sqlite3.Error as error:
+        raise Unavailable(f"cannot open the database {path}: {error}") from error
+
+
+@asynccontextmanager
+async def open_sqlite(path: Path, *, readers: int) -> AsyncIterator[SqliteDatabase]:
+    """The database in `path`, made if there is none. Raises `Unavailable` if it cannot be opened for writing."""
+    writer, reading = await trio.to_thread.run_sync(_open, path, readers)
+    try:
+        yield SqliteDatabase(writer, reading)
+    finally:
+        for connection in (*reading, writer):
+            connection.close()

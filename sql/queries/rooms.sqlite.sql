@@ -1,0 +1,16 @@
+-- Queries that serve many at once, whose keys come as one JSON text.
+
+-- name: of_users
+-- Every room of many users. LIMIT: limits.rooms_per_user bounds the rows of each.
+SELECT room_members.user_id, rooms.id, rooms.name, rooms.kind, room_members.role, rooms.last_seq,
+       room_members.read_seq, rooms.message_count - room_members.read_count
+FROM json_each(:users) AS wanted
+JOIN room_members ON room_members.user_id = wanted.value
+JOIN rooms ON rooms.id = room_members.room_id
+WHERE rooms.deleted_at IS NULL
+ORDER BY rooms.id;
+
+-- name: last_seqs
+-- The newest seq of many rooms. LIMIT: one row a room.
+SELECT rooms.id, rooms.last_seq FROM json_each(:rooms) AS wanted JOIN rooms ON rooms.id = wanted.value
+WHERE rooms.deleted_at IS NULL;
