@@ -183,7 +183,7 @@ class AuthOptions(Struct, frozen=True, kw_only=True):
             yield "secret_file", "cannot be given beside secret: keep one of the two"
 
 
-class Limits(Struct, frozen=True, kw_only=True):
+class LimitOptions(Struct, frozen=True, kw_only=True):
     """How much one may do; 0 means no limit."""
 
     messages_per_minute: Limit = 30
@@ -256,7 +256,7 @@ class Config(Struct, frozen=True, kw_only=True):
     database: DatabaseOptions = DatabaseOptions()
     bus: BusOptions = BusOptions()
     auth: AuthOptions = AuthOptions()
-    limits: Limits = Limits()
+    limits: LimitOptions = LimitOptions()
     presence: PresenceOptions = PresenceOptions()
     messages: MessageOptions = MessageOptions()
     resume: ResumeOptions = ResumeOptions()

@@ -210,6 +210,22 @@ def check_modules(root: Path) -> Iterator[str]:
             yield f"{path}: is named {name}, which says nothing"
 
 
+def check_private_names_stay_in_their_module(root: Path) -> Iterator[str]:
+    """An `open_…` function may touch what is private to the class beside it; nobody else may."""
+    for path, tree in modules(root):
+        names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+        # texts for __slots__; a named tuple's methods are not private but out of the way of its fields
+        own = names | {str(node.value) for node in texts(tree)} | {"_asdict", "_replace", "_fields", "_make"}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                own |= {node.attr} if isinstance(node.value, ast.Name) and node.value.id == "self" else set()
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                own.add(node.id)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr) and node.attr not in own:
+                yield f"{path}:{node.lineno}: touches {node.attr}, which is private to another module"
+
+
 def check_sql_stands_in_files(root: Path) -> Iterator[str]:
     for path, tree in modules(root):
         for node in texts(tree):
@@ -246,6 +262,7 @@ RULES: Final = (
     check_task_starts,
     check_whole_config,
     check_modules,
+    check_private_names_stay_in_their_module,
     check_sql_stands_in_files,
     check_queries_are_used,
 )
@@ -327,6 +344,8 @@ def tree_with(root: Path, files: dict[str, str]) -> Path:
         (check_modules, "chat/utils.py", '"""A."""', "chat/utils.py: is named utils, which says nothing"),
         (check_modules, "store/room_manager.py", '"""A."""', "is named manager, which says nothing"),
         (check_modules, "common/rooms.py", '"""A."""', "is named common, which says nothing"),
+        (check_private_names_stay_in_their_module, "nursery.py", "x._state", "nursery.py:1: touches _state, which is"),
+        (check_private_names_stay_in_their_module, "nursery.py", "x._state = 1", "nursery.py:1: touches _state"),
         (check_sql_stands_in_files, "store/rooms.py", 'x = "SELECT 1"', "store/rooms.py:1: holds SQL"),
         (check_sql_stands_in_files, "store/rooms.py", 'f"insert into {x} values (1)"', "holds SQL"),
         (check_sql_stands_in_files, "store/sqlite.py", "x = 'DELETE FROM rooms'", "holds SQL"),
@@ -352,6 +371,7 @@ SOUND: Final = {
     "chat/rooms.py": '"""A."""\nfrom chatd.chat.members import x\nfrom chatd import store\nfrom chatd.config import x',
     "bus/hub.py": '"""A."""\nfrom chatd.wire import x\nasync def open_hub():\n    def f():\n        n.start_soon(f)',
     "store/rooms.py": '"""SELECT x FROM y"""\nQ["rooms.by_id"]\n"select a room from the list"\nx.start()',
+    "store/journal.py": '"""A."""\nimport msgspec\nclass A:\n    def f(self):\n        self._x = 1\ndef f(a):\n    a._x',
     "store/sqlite.py": '"""A."""\nimport sqlite3\nx = "PRAGMA foreign_keys = ON"\ny = "BEGIN IMMEDIATE"',
     "wire/outbox.py": '"""A."""\nimport socket\nfrom chatd import __version__\nfrom chatd.errors import Disconnect',
     "client.py": '"""A."""\nimport trio_websocket\nfrom chatd.protocol import x\nfrom chatd import telemetry',
