@@ -371,7 +371,7 @@ SOUND: Final = {
     "chat/rooms.py": '"""A."""\nfrom chatd.chat.members import x\nfrom chatd import store\nfrom chatd.config import x',
     "bus/hub.py": '"""A."""\nfrom chatd.wire import x\nasync def open_hub():\n    def f():\n        n.start_soon(f)',
     "store/rooms.py": '"""SELECT x FROM y"""\nQ["rooms.by_id"]\n"select a room from the list"\nx.start()',
-    "store/journal.py": '"""A."""\nimport msgspec\nclass A:\n    def f(self):\n        self._x = 1\ndef f(a):\n    a._x',
+    "store/journal.py": '"""A."""\nimport msgspec\nclass A:\n    def f(self):\n        self._x = 1\nA()._x',
     "store/sqlite.py": '"""A."""\nimport sqlite3\nx = "PRAGMA foreign_keys = ON"\ny = "BEGIN IMMEDIATE"',
     "wire/outbox.py": '"""A."""\nimport socket\nfrom chatd import __version__\nfrom chatd.errors import Disconnect',
     "client.py": '"""A."""\nimport trio_websocket\nfrom chatd.protocol import x\nfrom chatd import telemetry',
