@@ -7,6 +7,9 @@ from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from chatd.errors import Refusal
 from chatd.wire.http import (
@@ -311,6 +314,45 @@ async def test_body_can_be_made_without_a_connection() -> None:
     assert await Request(method="GET", path="/").body.read() == b""
 
 
+FRAGMENTS = st.sampled_from(
+    [
+        *(b"GET ", b"POST ", b"HEAD ", b"CONNECT ", b"/", b"*", b"?a=1", b"&a=%ff", b"%2f", b"%", b"http://x", b" "),
+        *(b"HTTP/1.1\r\n", b"HTTP/1.0\r\n", b"HTTP/2.0\r\n", b"Host: x\r\n", b"\r\n", b"\n", b"\r", b"\x00", b"\xff"),
+        *(b"GET / HTTP/1.1\r\nHost: x\r\n", b"POST / HTTP/1.1\r\nHost: x\r\n", b"Expect: 100-continue\r\n"),
+        *(b"Content-Length: 3\r\n", b"Content-Length: 99999999999999999999\r\n", b"Transfer-Encoding: chunked\r\n"),
+        *(b"Upgrade: x\r\n", b"Connection: close\r\n", b"3\r\nabc\r\n", b"0\r\n\r\n", b"abc", b" folded\r\n"),
+    ]
+)
+
+
+async def converse(*arriving: bytes) -> list[str]:
+    """What comes of these bytes: each request with its body, and how it ends."""
+    wire = Wire(*arriving, b"")
+    story = []
+    try:
+        while True:
+            request = wire.request()
+            story.append(f"{request} {await request.body.read()!r}")
+            wire.answer(Response(200))
+            if not wire.http.start_next_request():
+                return [*story, "closed"]
+    except HttpError as exc:
+        wire.answer(problem(exc.code, exc.detail, status=exc.status), may_keep_alive=False)
+        assert not wire.http.start_next_request()
+        return [*story, str(exc.status)]
+    except ClientGone:
+        return [*story, "gone"]
+
+
+@given(st.lists(FRAGMENTS, max_size=12), st.data())
+def test_any_bytes_in_any_pieces_are_requests_or_a_refusal(fragments: list[bytes], data: st.DataObject) -> None:
+    raw = b"".join(fragments)
+    cut = data.draw(st.integers(0, len(raw)))
+    pieces = [piece for piece in (raw[:cut], raw[cut:]) if piece]
+    whole = trio.run(converse, *([raw] if raw else []))
+    assert trio.run(converse, *pieces) == whole
+
+
 # Answers
 
 
@@ -329,11 +371,23 @@ def test_answer_to_head_has_the_length_but_no_body() -> None:
     assert wire.http.start_next_request()
 
 
+def test_refusal_after_a_head_request_has_a_body_again() -> None:
+    wire = Wire(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\nnonsense\r\n\r\n")
+    wire.request()
+    wire.answer(Response(200))
+    wire.http.start_next_request()
+    with pytest.raises(HttpError):
+        wire.request()
+    assert wire.answer(problem("bad_message", status=400), may_keep_alive=False).endswith(b"}")
+
+
 @pytest.mark.parametrize("status", [204, 304])
 def test_answer_without_a_body_has_no_length(status: int) -> None:
     wire = Wire(get("/"))
     wire.request()
-    assert wire.answer(Response(status, body=b"dropped")).endswith(b"\r\n\r\n")
+    sent = wire.answer(Response(status, body=b"dropped"))
+    assert sent.endswith(b"\r\n\r\n")
+    assert b"content-length" not in sent
     assert wire.http.start_next_request()
 
 
