@@ -18,6 +18,7 @@ import trio
 
 from chatd import telemetry
 from chatd.errors import Refusal
+from chatd.ids import new_id
 from chatd.wire.http import ClientGone, Headers, HttpConnection, HttpError, Request, Response, problem
 
 log = telemetry.get_logger(__name__)
@@ -139,8 +140,10 @@ class HttpService:
     async def serve(self, stream: trio.abc.HalfCloseableStream, *, peer: str) -> None:
         """Serve one connection from `peer` (an IP address) to its end; the caller closes the stream.
 
-        A defect in here is logged and ends this connection only.
+        A defect in here is logged and ends this connection only. Call it in a task of its own, whose log lines from
+        then on have the connection's id.
         """
+        telemetry.bind_context(connection=new_id())
         connection = _Connection(stream, self, peer=peer)
         try:
             if self._connections < self.options.max_connections:

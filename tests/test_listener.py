@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import ipaddress
 import json
+import logging
 import resource
 import socket
 import struct
@@ -14,34 +16,36 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import structlog
 import trio
 from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair
 
-from chatd import listener
+from chatd import listener, telemetry
 from chatd.errors import Refusal
 from chatd.listener import LINGER_S, SLICE_BYTES, Handler, HttpOptions, HttpService, serve_http
 from chatd.wire.http import ClientGone, Request, Response, json_response
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 PATIENCE_S = 20
 
 
-class Log:
+class Log(io.StringIO):
     """What the listener logged, and a way to wait for it."""
 
     def __init__(self) -> None:
-        self.entries: list[dict[str, Any]] = []
+        super().__init__()
         self.heard = trio.Event()
 
-    def __call__(self, _logger: object, level: str, entry: MutableMapping[str, Any]) -> dict[str, Any]:
-        self.entries.append({"level": level, **entry})
+    def write(self, text: str) -> int:
         self.heard.set()
-        raise structlog.DropEvent
+        return super().write(text)
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.getvalue().splitlines()]
 
     @property
     def events(self) -> list[str]:
@@ -49,10 +53,15 @@ class Log:
 
 
 @pytest.fixture(autouse=True)
-def log(monkeypatch: pytest.MonkeyPatch) -> Log:
+def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
+    monkeypatch.setattr(telemetry, "_output", telemetry._output)
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
     log = Log()
-    monkeypatch.setattr(listener, "log", structlog.wrap_logger(None, processors=[log]))
-    return log
+    telemetry.configure_logging("info", "json", log)
+    yield log
+    root.setLevel(level)
+    root.handlers[:] = handlers
 
 
 @dataclass(frozen=True)
@@ -286,7 +295,9 @@ async def test_defect_of_a_handler_is_logged_once_and_tells_the_client_nothing(l
     assert (bad.status, bad.problem["code"], good.status) == (500, "internal", 200)
     assert b"secret" not in bad.body
     [entry] = log.entries
-    assert (entry["event"], entry["path"], entry["exc_info"]) == ("http_handler_failed", "/fail", True)
+    assert (entry["event"], entry["method"], entry["path"]) == ("http_handler_failed", "GET", "/fail")
+    assert "RuntimeError" in entry["exception"]
+    assert len(entry["connection"]) == 36
 
 
 async def test_defect_below_the_handler_costs_its_connection_alone(log: Log) -> None:
@@ -297,6 +308,7 @@ async def test_defect_below_the_handler_costs_its_connection_alone(log: Log) -> 
         assert await server.ask(b"GET /bad HTTP/1.1\r\nHost: x\r\n\r\n") == []
         assert (await server.ask(GET))[0].status == 200
     assert log.events == ["http_connection_failed"]
+    assert "Traceback" in log.entries[0]["exception"]
 
 
 # Answers that stream

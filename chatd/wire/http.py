@@ -100,7 +100,7 @@ class Body:
         `max_bytes` bounds the whole body (default: the listener's bound for JSON). Raises `HttpError` 413 as soon as
         the announced or the received size passes it (in the first case before the client is told to continue), 408
         when the client stalls, 400 when the framing is broken; `ClientGone` when the client left. Cancelling loses
-        nothing that has not been returned, except that what was received meanwhile stays with the connection.
+        nothing: what has arrived stays with the connection.
         """
         if self._is_complete:
             return b""
@@ -113,7 +113,7 @@ class Body:
         return part
 
     async def read(self, *, max_bytes: int | None = None) -> bytes:
-        """The whole body, at most `max_bytes` of it in memory. Raises like `read_part`."""
+        """The whole body, at most `max_bytes` of it. Raises like `read_part`; cancelling loses what it has read."""
         parts = []
         while part := await self.read_part(max_bytes=max_bytes):
             parts.append(part)
