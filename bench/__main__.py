@@ -14,6 +14,7 @@ from bench.scenarios import CHATD, SCENARIOS, Scenario, shortened
 from bench.servers import SERVERS
 
 RESULTS = Path(__file__).with_name("results")
+WIDTH = 130  # of what is written to a file or a pipe
 EXAMPLE = "example: python -m bench run steady-rooms-of-10 fanout-1000 --servers chatd,node --repeat 3"
 
 
@@ -28,7 +29,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, metavar="S", help="length of the measured window (default: 10)")
     parser.add_argument("--quick", action="store_true", help="a second with few connections: shows that it works")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="default: bench/results")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     known = {scenario.name for scenario in SCENARIOS}
     if unknown := [name for name in options.names if name not in known]:
         parser.error(f"no row is called {unknown[0]}; there are {', '.join(sorted(known))}")
@@ -57,8 +58,8 @@ def main(arguments: Sequence[str]) -> int:
         for scenario in SCENARIOS:
             print(f"{scenario.name:20} {scenario.title} ({', '.join(scenario.servers)})")
         return 0
-    harness.stand_alone()
-    console = Console(highlight=False)
+    harness.check_machine()
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     skipped = harness.what_is_lacking(options.servers)
     for server, sentence in skipped.items():
         console.print(f"[yellow]Skipping {SERVERS[server].title}: {sentence}[/yellow]")
@@ -68,6 +69,8 @@ def main(arguments: Sequence[str]) -> int:
         outcomes.append(outcome)
         console.print(report.line_text(outcome))
     verdicts = [] if options.quick else goals.verdicts(outcomes)
+    if options.quick:
+        console.print("[yellow]--quick: a second with few connections; the figures mean nothing.[/yellow]")
     report.print_report(outcomes, verdicts, skipped, console)
     command = shlex.join(["python", "-m", "bench", *arguments])
     path = report.write_json(options.results, outcomes, verdicts, skipped, command)

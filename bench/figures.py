@@ -50,12 +50,16 @@ def figures_of(mode: str, load: Load) -> dict[str, float]:
     begin, end = marks["begin"], marks["end"]
     length_s = max(end.at_s - begin.at_s, 1e-9)
     server_cpu_s = end.server_cpu_s - begin.server_cpu_s
+    load_cpu_s = report["cpu_seconds"] + end.database_cpu_s - begin.database_cpu_s
+    harness_cpu_s = end.harness_cpu_s - begin.harness_cpu_s
     figures = {
         "server_share": server_cpu_s / length_s,
         "database_share": (end.database_cpu_s - begin.database_cpu_s) / length_s,
         "generator_share": report["cpu_seconds"] / max(report["window_seconds"], 1e-9),
-        # what else ran on the server's core: above a few percent, something disturbed the run
-        "stranger_share": max(0.0, end.server_core_s - begin.server_core_s - server_cpu_s) / length_s,
+        "harness_share": harness_cpu_s / length_s,
+        # what else ran on the cores in use: above a few percent, something disturbed the run
+        "server_core_strangers": max(0.0, end.server_core_s - begin.server_core_s - server_cpu_s) / length_s,
+        "load_core_strangers": max(0.0, end.load_cores_s - begin.load_cores_s - load_cpu_s - harness_cpu_s) / length_s,
         "connect_s": report["connect_seconds"],
         "memory_mb": marks["finish"].memory_bytes / 1e6,
     }
@@ -68,7 +72,7 @@ def figures_of(mode: str, load: Load) -> dict[str, float]:
         return figures
     figures["messages_per_s"] = report["messages_per_s"]
     figures["deliveries_per_s"] = report["deliveries_per_s"]
-    delivered = report["window"]["delivered"]
+    delivered = report["window_delivered"]
     if delivered:
         figures["cpu_per_delivery_us"] = server_cpu_s / delivered * 1e6
     times = {"throughput": "ack_times", "steady": "delivery_times", "fanout": "round_times"}[mode]
@@ -109,7 +113,7 @@ def bottleneck(mode: str, figures: dict[str, float]) -> str:
     if figures["server_share"] >= BUSY:
         return "server"
     if figures["generator_share"] + figures["database_share"] >= BUSY:
-        return "database and generator (one core)"
+        return "db + generator"
     return {"throughput": "waiting", "connect": "waiting"}.get(mode, "")
 
 

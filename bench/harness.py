@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from bench import figures, load, machine, processes, seed
 from bench.scenarios import Scenario
-from bench.servers import CACHE, SERVERS, Place
+from bench.servers import CACHE, SERVERS, Place, compiler_lacks
 
 SETTLE_S = 3.0
 
@@ -51,9 +51,12 @@ def what_is_lacking(servers: Sequence[str]) -> dict[str, str]:
 def execute(runs: Sequence[Run], console: Console) -> Iterator[figures.Outcome]:
     """Runs the plan, with a progress bar on the console."""
     cores = machine.cores()
-    os.sched_setaffinity(0, cores.generator)  # nothing but the server on the server's core
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"), TimeElapsedColumn())
-    with open_folder() as folder, Progress(*columns, console=console, refresh_per_second=4) as progress:
+    with (
+        leave_alone(cores.server),
+        open_folder() as folder,
+        Progress(*columns, console=console, refresh_per_second=4) as progress,
+    ):
         total = sum(run.scenario.length_s() + SETTLE_S for run in runs)
         whole = progress.add_task("all", total=total, detail=f"0 of {len(runs)}")
         for number, run in enumerate(runs, start=1):
@@ -95,6 +98,17 @@ def execute_one(run: Run, place: Place, on_progress: load.Progress) -> figures.O
 
 
 @contextlib.contextmanager
+def leave_alone(cores: Sequence[int]) -> Iterator[None]:
+    """Keeps the harness itself away from these cores while the block lasts."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, before - set(cores))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextlib.contextmanager
 def open_folder() -> Iterator[Path]:
     """A folder on a real disk for every server's data, since each message is fsynced: in .cache/bench, or in /var/tmp
     where another user (PostgreSQL's) cannot reach the checkout. Gone when the block is left.
@@ -109,7 +123,9 @@ def open_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def stand_alone() -> None:
-    """Refuses to measure where it would measure something else. Exits with one sentence."""
+def check_machine() -> None:
+    """Exits with one sentence where nothing can be measured."""
+    if lacking := compiler_lacks():
+        sys.exit(lacking)
     if sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2:
         sys.exit("The bench needs Linux and two cores: one for the server, one for the load.")

@@ -8,25 +8,26 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from time import monotonic
+from time import monotonic, process_time
 from typing import Any
 
 from bench import machine, processes
 from bench.scenarios import Scenario
-from bench.servers import Server, compiled
+from bench.servers import GENERATOR, Server, compiled
 
-GENERATOR = Path(__file__).with_name("generator.c")
 Progress = Callable[[str, float, float], None]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What the server had used up at one moment."""
+    """What had been used up at one moment, by whom, and for how long the cores had been busy."""
 
     at_s: float
     server_cpu_s: float
     database_cpu_s: float
+    harness_cpu_s: float
     server_core_s: float
+    load_cores_s: float
     memory_bytes: int
 
 
@@ -36,7 +37,7 @@ class Load:
 
     report: dict[str, Any]
     marks: dict[str, Sample] = field(default_factory=dict)
-    timeline: list[dict[str, float]] = field(default_factory=list)
+    timeline: list[dict[str, Any]] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -57,28 +58,26 @@ def run_load(scenario: Scenario, server: Server, *, clients: Path, cores: machin
         command += [flag, str(value)]
     load = Load({}, {"start": sample(server, cores)})
     said = []
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(
+    with (
+        tempfile.TemporaryFile("w+") as output,
+        subprocess.Popen(
             processes.pinned(command, cores=cores.generator),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.PIPE,
             text=True,
             bufsize=1,
-        )
+        ) as process,
+    ):
         try:
             assert process.stderr is not None
             for line in process.stderr:
                 match line.split():
                     case ["mark", name]:
                         load.marks[name] = sample(server, cores)
-                    case ["progress", phase, done, total, acknowledged, delivered]:
+                    case ["progress", phase, done, total, *totals]:
                         on_progress(phase, float(done), float(total))
-                        load.timeline.append(
-                            point(
-                                phase, sample(server, cores), load.marks["start"], float(acknowledged), float(delivered)
-                            )
-                        )
+                        load.timeline.append(point(phase, sample(server, cores), load.marks["start"], totals))
                     case _:
                         said.append(line.strip())
         finally:
@@ -93,8 +92,9 @@ def run_load(scenario: Scenario, server: Server, *, clients: Path, cores: machin
     return load
 
 
-def point(phase: str, now: Sample, start: Sample, acknowledged: float, delivered: float) -> dict[str, Any]:
-    """A point of the timeline."""
+def point(phase: str, now: Sample, start: Sample, totals: list[str]) -> dict[str, Any]:
+    """A point of the timeline. `totals`: messages acknowledged and delivered so far."""
+    acknowledged, delivered = map(int, totals)
     return {
         "phase": phase,
         "at_s": round(now.at_s - start.at_s, 3),
@@ -111,6 +111,8 @@ def sample(server: Server, cores: machine.Cores) -> Sample:
         at_s=monotonic(),
         server_cpu_s=machine.cpu_s([server.pid]),
         database_cpu_s=machine.cpu_s(database),
-        server_core_s=sum(machine.core_busy_s(core) for core in cores.server),
+        harness_cpu_s=process_time(),
+        server_core_s=machine.busy_s(cores.server),
+        load_cores_s=machine.busy_s({*cores.generator, *cores.database}),
         memory_bytes=machine.memory_bytes(server.pid),
     )

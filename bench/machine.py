@@ -66,14 +66,15 @@ def memory_bytes(pid: int) -> int:
         return 0
 
 
-def core_busy_s(core: int) -> float:
-    """Time that the core has not been idle since the start."""
+def busy_s(cores: Iterable[int]) -> float:
+    """Time for which these cores together have not been idle since the start."""
+    names, ticks = {f"cpu{core}" for core in cores}, 0
     for line in Path("/proc/stat").read_text().splitlines():
         name, *fields = line.split()
-        if name == f"cpu{core}":
+        if name in names:
             user, nice, system, _idle, _iowait, irq, softirq = map(int, fields[:7])
-            return (user + nice + system + irq + softirq) / TICKS_PER_S
-    return 0.0
+            ticks += user + nice + system + irq + softirq
+    return ticks / TICKS_PER_S
 
 
 def description() -> dict[str, object]:

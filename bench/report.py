@@ -1,11 +1,12 @@
 """What a person and a program read of a run: lines while it goes on, a table and the goals at its end, JSON."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -18,91 +19,113 @@ from bench.servers import SERVERS
 DISTURBED = 0.1
 
 
-def number(value: float, digits: int = 0) -> str:
-    """With thin gaps between thousands: 16 000."""
+def number(value: float) -> str:
+    """As many digits as mean something, thousands apart: 16 000, 4.8, 0.25."""
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2
     return f"{value:,.{digits}f}".replace(",", " ")
 
 
-def result_text(outcome: Outcome) -> str:
-    """The figures of a run in one line."""
-    found = outcome.figures
-    if not found:
-        return "—"
-    match outcome.mode:
-        case "throughput":
-            return (
-                f"{number(found['messages_per_s'])} messages/s, {number(found['deliveries_per_s'])} deliveries/s,"
-                f" ack p50 {found['p50_ms']:.1f} p99 {found['p99_ms']:.1f} ms"
-            )
-        case "steady":
-            behind = f", {found['behind_s']:.1f} s behind at the end" if found["behind_s"] >= 0.1 else ""
-            return (
-                f"p50 {found['p50_ms']:.1f}, p90 {found['p90_ms']:.1f}, p99 {found['p99_ms']:.1f},"
-                f" p99.9 {found['p999_ms']:.1f}, max {found['max_ms']:.0f} ms,"
-                f" ack p99 {found['ack_p99_ms']:.1f} ms{behind}"
-            )
-        case "fanout":
-            return (
-                f"{found.get('cpu_per_delivery_us', 0):.2f} µs CPU a delivery,"
-                f" {number(found['deliveries_per_s'])} deliveries/s, all served p50 {found['p50_ms']:.1f} ms"
-            )
-        case _:
-            return (
-                f"{found['connect_s']:.1f} s for all ({number(found['connections_per_s'])}/s),"
-                f" {found['kb_per_connection']:.1f} KB each, {found['idle_share']:.1%} CPU idle"
-            )
+def percent(value: float) -> str:
+    return f"{value:.1%}" if value < 0.01 else f"{value:.0%}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure as a column of a mode's table."""
+
+    heading: str
+    figure: str
+    text: Callable[[float], str] = number
+
+
+COLUMNS = {
+    "throughput": (
+        Column("messages/s", "messages_per_s"),
+        Column("deliveries/s", "deliveries_per_s"),
+        Column("ack p50 ms", "p50_ms"),
+        Column("ack p99 ms", "p99_ms"),
+    ),
+    "steady": (
+        Column("p50 ms", "p50_ms"),
+        Column("p90", "p90_ms"),
+        Column("p99", "p99_ms"),
+        Column("p99.9", "p999_ms"),
+        Column("max", "max_ms"),
+        Column("ack p99", "ack_p99_ms"),
+        Column("behind s", "behind_s"),
+    ),
+    "fanout": (
+        Column("CPU µs a delivery", "cpu_per_delivery_us"),
+        Column("deliveries/s", "deliveries_per_s"),
+        Column("all served p50 ms", "p50_ms"),
+    ),
+    "connect": (
+        Column("all in s", "connect_s"),
+        Column("connections/s", "connections_per_s"),
+        Column("KB each", "kb_per_connection"),
+        Column("CPU when idle", "idle_share", percent),
+    ),
+}
+SHARES = ("server_share", "database_share", "generator_share")
 
 
 def line_text(outcome: Outcome) -> str:
     """A run in one line, for when it is done."""
-    failure = f"  [red]{outcome.failure}[/red]" if outcome.failure else ""
-    return f"{outcome.scenario} · {outcome.server}: {result_text(outcome)}{failure}"
+    columns = COLUMNS[outcome.mode] if outcome.figures else ()
+    found = ", ".join(f"{column.heading} {column.text(outcome.figures[column.figure])}" for column in columns)
+    failure = f"[red]FAILED: {outcome.failure}[/red]" if outcome.failure else ""
+    return f"{outcome.scenario} · {outcome.server}: {found} {failure}"
 
 
-def table_of(outcomes: Sequence[Outcome]) -> Table:
-    """Every run, with the CPU of all who took part: the one at its limit is what was measured."""
-    table = Table(title="chatd beside its peers", title_justify="left", show_lines=False)
-    table.add_column("")
-    table.add_column("figures", overflow="fold")
-    for heading in ("vs Node", "server", "database", "generator"):
-        table.add_column(heading, justify="right")
-    table.add_column("limited by")
-    shown = ""
-    for outcome in outcomes:
-        if outcome.scenario != shown:
-            shown = outcome.scenario
-            table.add_section()
-            table.add_row(f"[bold]{scenario_named(shown).title}[/bold]")
-        table.add_row(*cells(outcomes, outcome), style="bold" if outcome.server == CHATD else "")
+def table_of(outcomes: Sequence[Outcome], scenario: str) -> Table:
+    """The scenario's runs, with the CPU of all who took part: the one at its limit is what was measured."""
+    runs = [outcome for outcome in outcomes if outcome.scenario == scenario]
+    columns = COLUMNS[runs[0].mode]
+    title = f"[bold]{scenario_named(scenario).title}[/bold] ({scenario})"
+    table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("", min_width=23)
+    for column in columns:
+        table.add_column(column.heading, justify="right")
+    table.add_column("vs Node", justify="right")
+    table.add_column("CPU % server·db·generator", justify="right")
+    table.add_column("limit")
+    for run in runs:
+        style = "bold" if run.server == CHATD else ""
+        if not run.figures:
+            table.add_row(SERVERS[run.server].title, *["—"] * len(columns), style=style)
+            continue
+        texts = [column.text(run.figures[column.figure]) for column in columns]
+        ratio = figures.against_node(outcomes, run)
+        texts.append("" if ratio is None else number(ratio))
+        texts.append(" · ".join(f"{run.figures[share] * 100:.0f}" for share in SHARES))
+        texts.append(figures.bottleneck(run.mode, run.figures))
+        table.add_row(SERVERS[run.server].title, *texts, style=style)
     return table
 
 
-def cells(outcomes: Sequence[Outcome], outcome: Outcome) -> list[str]:
-    found = outcome.figures
-    text = result_text(outcome)
-    if outcome.failure:
-        text += f"\n[red]FAILED: {outcome.failure}[/red]"
-    if not found:
-        return [SERVERS[outcome.server].title, text]
-    if found["stranger_share"] > DISTURBED:
-        text += f"\n[yellow]disturbed: something else took {found['stranger_share']:.0%} of the server's core[/yellow]"
-    ratio = figures.against_node(outcomes, outcome)
-    shares = [f"{found[name]:.0%}" for name in ("server_share", "database_share", "generator_share")]
-    return [
-        SERVERS[outcome.server].title,
-        text,
-        "" if ratio is None else f"{ratio:.2f}",
-        *shares,
-        figures.bottleneck(outcome.mode, found),
-    ]
+def remarks(runs: Sequence[Outcome]) -> Iterator[str]:
+    """What one must know of a scenario's runs beside their figures."""
+    for run in runs:
+        title = SERVERS[run.server].title
+        if run.failure:
+            yield f"[red]FAILED {title}: {run.failure}[/red]"
+        if run.figures and figures.bottleneck(run.mode, run.figures) == "generator":
+            yield f"[yellow]{title}: the generator was the bottleneck, the server can do more[/yellow]"
+        for core, figure in (("server's", "server_core_strangers"), ("generator's", "load_core_strangers")):
+            share = run.figures.get(figure, 0)
+            if share > DISTURBED:
+                yield f"[yellow]{title}: disturbed, something else took {share:.0%} of the {core} core[/yellow]"
 
 
 def print_report(
     outcomes: Sequence[Outcome], verdicts: Sequence[Verdict], skipped: dict[str, str], console: Console
 ) -> None:
     """The table, the goals, and what was skipped."""
-    console.print(table_of(outcomes))
-    console.print("vs Node: how many times better the row's figure is than Node's. CPU: shares of one core.\n")
+    for scenario in dict.fromkeys(outcome.scenario for outcome in outcomes):
+        console.print(table_of(outcomes, scenario))
+        for remark in remarks([outcome for outcome in outcomes if outcome.scenario == scenario]):
+            console.print(remark)
+    console.print("\nvs Node: how many times better than Node. CPU: of one core. behind: what came after the end.\n")
     for verdict in verdicts:
         mark = {True: "[green]met   [/green]", False: "[red]MISSED[/red]", None: "[dim]open  [/dim]"}[verdict.is_met]
         value = "not measured" if verdict.value is None else f"{verdict.value:.2f}"

@@ -13,7 +13,7 @@ CHAT_SERVERS = (CHATD, NODE, TRIO_PLAIN)
 
 @dataclass(frozen=True)
 class Scenario:
-    """One row: `mode` and the figures below are the generator's (generator.c says what each mode does)."""
+    """One row: `mode` and the figures below are the generator's (generator/generator.c says what each mode does)."""
 
     name: str
     title: str
@@ -114,11 +114,11 @@ def scenario_named(name: str) -> Scenario:
 
 def shortened(scenario: Scenario) -> Scenario:
     """The same row in about a second with few connections: proves that everything works, measures nothing."""
+    connections = min(scenario.connections, 100)
     return replace(
         scenario,
-        title=f"{scenario.title} (quick: {min(scenario.connections, 100)} connections)",
-        connections=min(scenario.connections, 100),
-        room_size=min(scenario.room_size, 50),
+        connections=connections,
+        room_size=min(scenario.room_size, connections),
         senders=min(scenario.senders, 20),
         rate=200,
         warmup_s=0.5,

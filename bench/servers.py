@@ -18,6 +18,7 @@ from bench.scenarios import CHATD, FLOOR, NODE, TRIO_PLAIN
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = Path(__file__).with_name("peers")
+GENERATOR = Path(__file__).with_name("generator")
 CACHE = ROOT / ".cache" / "bench"
 NODE_FOLDER = CACHE / "node"
 NO_LIMITS = {
@@ -162,21 +163,25 @@ def open_floor(population: seed.Population, place: Place) -> Iterator[Server]:
     """The C program that does nothing but send: peers/floor. It takes anyone, so the population does not matter."""
     del population
     port, log = processes.free_port(), place.folder / "floor.log"
-    command = [str(compiled(PEERS / "floor" / "server.c", "floor")), str(port)]
+    command = [str(compiled(PEERS / "floor", "floor")), str(port)]
     with processes.open_process(command, cores=place.cores.server, log=log) as process:
         processes.wait_until(lambda: processes.answers(port), process, name="floor", log=log)
         yield Server(port, process.pid, log)
 
 
-def compiled(source: Path, name: str) -> Path:
-    """The program made from `source` in .cache/bench, made anew if it or a header is newer. Raises StartFailed."""
+def compiled(folder: Path, name: str) -> Path:
+    """The program made from the C files in `folder`, in .cache/bench; made anew if one or a header is newer.
+
+    Raises StartFailed.
+    """
     program = CACHE / name
     CACHE.mkdir(parents=True, exist_ok=True)
-    newest = max(path.stat().st_mtime for path in [source, *Path(__file__).parent.glob("*.h")])
+    sources = sorted(folder.glob("*.c"))
+    newest = max(path.stat().st_mtime for path in [*sources, *GENERATOR.glob("*.h")])
     if not program.exists() or program.stat().st_mtime < newest:
         made = CACHE / f"{name}.{os.getpid()}"
-        command = ["cc", "-O2", "-Wall", "-Wextra", "-o", str(made), str(source)]
-        processes.run_to_end(command, env=processes.environment({}), cwd=source.parent, timeout_s=120)
+        command = ["cc", "-O2", "-Wall", "-Wextra", "-o", str(made), *map(str, sources)]
+        processes.run_to_end(command, env=processes.environment({}), cwd=folder, timeout_s=120)
         made.replace(program)
     return program
 

@@ -17,7 +17,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "../../wire.h"
+#include "../../generator/wire.h"
 
 #define MOST_CONNECTIONS 20000
 #define READ_BYTES 65536

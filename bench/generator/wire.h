@@ -1,4 +1,4 @@
-/* The WebSocket bytes that the load generator and the floor share (RFC 6455): the upgrade with one fixed key, and frames.
+/* The WebSocket bytes that the load generator and the floor share (RFC 6455): an upgrade with one fixed key, frames.
  *
  * The key is the RFC's own example, so that neither side needs SHA-1; a real server must compute the answer and is
  * checked against it. No extensions and no fragments: chatd and its peers send neither unless they are asked to.

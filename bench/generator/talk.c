@@ -1,0 +1,163 @@
+/* What the clients say and hear: authentication, chat messages that carry the time at which they were due, and what is
+ * counted and timed of the answers. Finds what it needs in the JSON without parsing it: `type` first, one marker. */
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <string.h>
+
+#include "generator.h"
+#include "wire.h"
+
+#define MARKER "~T~" /* before the 19 digits of the time at which a message was due */
+#define MARKER_DIGITS 19
+
+enum kind { NEW_MESSAGE, MESSAGE_ACK, AUTHENTICATED, REFUSED, OTHER };
+
+struct counts counts;
+int is_answering, is_timing_delivery;
+static char filler[LARGEST_CONTENT + 1];
+
+void prepare_talk(void)
+{
+    const char words[] = "the quick brown fox jumps over the lazy dog and is not seen again ";
+    for (size_t i = 0; i < LARGEST_CONTENT; i++)
+        filler[i] = words[i % (sizeof words - 1)];
+}
+
+void put_authentication(struct client *client)
+{
+    char text[2048];
+    int n = snprintf(text, sizeof text, "{\"type\":\"authenticate\",\"token\":\"%s\"}", client->token);
+    put_frame(client, OP_TEXT, text, (size_t)n);
+}
+
+void put_message(struct client *client, uint64_t due)
+{
+    char text[LARGEST_CONTENT + 512];
+    int stamp_length = (int)strlen(MARKER) + MARKER_DIGITS + 1;
+    int filling = (int)settings.content_bytes > stamp_length ? (int)settings.content_bytes - stamp_length : 0;
+    int length = snprintf(text, sizeof text,
+                          "{\"type\":\"send_message\",\"roomId\":\"%s\",\"content\":\"" MARKER "%0*llu %.*s\","
+                          "\"clientMessageId\":\"" MARKER "%0*llu-%llu\"}",
+                          client->room_id, MARKER_DIGITS, (unsigned long long)due, filling, filler, MARKER_DIGITS,
+                          (unsigned long long)due, (unsigned long long)client->sent);
+    put_frame(client, OP_TEXT, text, (size_t)length);
+    client->sent++;
+    counts.sent++;
+    if (window.is_open)
+        window.sent++;
+}
+
+void note_once(char *note, const void *text, size_t length)
+{
+    if (!*note)
+        snprintf(note, NOTE_BYTES, "%.*s", (int)(length < NOTE_BYTES ? length : NOTE_BYTES), (const char *)text);
+}
+
+static enum kind kind_of(const uint8_t *payload, size_t length)
+{
+    const uint8_t *end = payload + length, *word = NULL;
+    if (length > 12 && !memcmp(payload, "{\"type\":", 8))
+        word = payload + 8;
+    else if ((word = memmem(payload, length, "\"type\":", 7)))
+        word += 7;
+    else
+        return OTHER;
+    while (word < end && (*word == ' ' || *word == '"'))
+        word++;
+#define IS(text) ((size_t)(end - word) > sizeof text - 1 && !memcmp(word, text "\"", sizeof text))
+    if (IS("new_message"))
+        return NEW_MESSAGE;
+    if (IS("message_ack"))
+        return MESSAGE_ACK;
+    if (IS("error") || IS("auth_error"))
+        return REFUSED;
+    return IS("authenticated") ? AUTHENTICATED : OTHER;
+#undef IS
+}
+
+/* When the message in `payload` was due; 0: it does not say. Looks first where the last one had it. */
+static uint64_t due_of(const uint8_t *payload, size_t length, size_t *usual_place)
+{
+    const size_t marker = strlen(MARKER);
+    const uint8_t *found = payload + *usual_place;
+    if (*usual_place + marker + MARKER_DIGITS > length || memcmp(found, MARKER, marker)) {
+        found = memmem(payload, length, MARKER, marker);
+        if (!found || (size_t)(payload + length - found) < marker + MARKER_DIGITS)
+            return 0;
+        *usual_place = (size_t)(found - payload);
+    }
+    uint64_t due = 0;
+    for (size_t i = marker; i < marker + MARKER_DIGITS; i++)
+        due = due * 10 + (found[i] - '0');
+    return due;
+}
+
+static int is_measured(uint64_t due)
+{
+    return due >= window.begin && due < window.end;
+}
+
+static void on_acknowledged(struct client *client, const uint8_t *payload, size_t length, uint64_t now)
+{
+    static size_t usual_place;
+    counts.acknowledged++;
+    client->room->acknowledged++;
+    counts.expected += client->room->live;
+    counts.last_arrival = now;
+    if (window.is_open)
+        window.acknowledged++;
+    uint64_t due = due_of(payload, length, &usual_place);
+    if (is_measured(due))
+        histogram_add(&counts.ack_times, now - due);
+    if (is_answering)
+        put_message(client, now);
+}
+
+static void on_delivered(struct client *client, const uint8_t *payload, size_t length, uint64_t now)
+{
+    static size_t usual_place;
+    counts.delivered++;
+    client->received++;
+    counts.last_arrival = now;
+    if (window.is_open)
+        window.delivered++;
+    if (is_timing_delivery) {
+        uint64_t due = due_of(payload, length, &usual_place);
+        if (is_measured(due))
+            histogram_add(&counts.delivery_times, now - due);
+    }
+}
+
+void on_text(struct client *client, const uint8_t *payload, size_t length, uint64_t now)
+{
+    switch (kind_of(payload, length)) {
+    case NEW_MESSAGE:
+        on_delivered(client, payload, length, now);
+        return;
+    case MESSAGE_ACK:
+        on_acknowledged(client, payload, length, now);
+        return;
+    case AUTHENTICATED:
+        if (client->state != AUTHENTICATING)
+            return;
+        client->state = LIVE;
+        counts.in_handshake--;
+        counts.live++;
+        histogram_add(&counts.handshake_times, now - client->started);
+        return;
+    case REFUSED:
+        if (client->state != LIVE) {
+            char why[NOTE_BYTES] = "";
+            note_once(why, payload, length);
+            lose(client, why);
+            return;
+        }
+        counts.refused++;
+        note_once(counts.first_refusal, payload, length);
+        if (is_answering)
+            put_message(client, now);
+        return;
+    case OTHER:
+        counts.other_frames++;
+    }
+}

@@ -1,0 +1,337 @@
+"""The bench itself: the generator finds what is missing, its people can sign in, the report says who was slow."""
+
+import io
+import json
+import os
+import sqlite3
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+import trio
+from rich.console import Console
+from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, serve_websocket
+
+from bench import __main__ as command_line
+from bench import figures, goals, harness, plot, processes, report, seed
+from bench.figures import Outcome
+from bench.scenarios import CHATD, FLOOR, NODE, SCENARIOS, scenario_named, shortened
+from bench.servers import GENERATOR, SERVERS, Server, compiled
+
+ROOT = Path(__file__).parent.parent
+SENDS = {"throughput": ["--senders", "4", "--depth", "2"], "steady": ["--rate", "200"], "fanout": [], "connect": []}
+
+
+@pytest.fixture(scope="module")
+def generator() -> Path:
+    return compiled(GENERATOR, "generator")
+
+
+# ---- the generator, against a small honest (or dishonest) chat server
+
+
+class Chat:
+    """Acknowledges every message and delivers it to the whole room, as often as `copies(number)` says."""
+
+    def __init__(self, copies: Callable[[int], int]) -> None:
+        self.copies = copies
+        self.rooms: dict[str, list[WebSocketConnection]] = {}
+        self.deliveries = 0
+
+    async def serve(self, request: WebSocketRequest) -> None:
+        ws = await request.accept()
+        try:
+            room_id = json.loads(await ws.get_message())["token"]  # a token here is the name of a room
+            self.rooms.setdefault(room_id, []).append(ws)
+            await ws.send_message('{"type":"authenticated"}')
+            while True:
+                await self.answer(ws, json.loads(await ws.get_message()))
+        except ConnectionClosed:
+            pass
+
+    async def answer(self, ws: WebSocketConnection, message: dict[str, str]) -> None:
+        await ws.send_message(json.dumps({"type": "message_ack", "clientMessageId": message["clientMessageId"]}))
+        for member in self.rooms[message["roomId"]]:
+            self.deliveries += 1
+            for _ in range(self.copies(self.deliveries)):
+                await member.send_message(json.dumps({"type": "new_message", "message": message}))
+
+
+@asynccontextmanager
+async def open_chat(copies: Callable[[int], int] = lambda _number: 1) -> AsyncIterator[tuple[Chat, int]]:
+    chat = Chat(copies)
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(partial(serve_websocket, chat.serve, "127.0.0.1", 0, None))
+        yield chat, server.port
+        nursery.cancel_scope.cancel()
+
+
+async def generate(generator: Path, mode: str, *, port: int, folder: Path, clients: int = 12) -> dict[str, Any]:
+    """The generator's report of half a second with rooms of 4."""
+    lines = "".join(f"room{number // 4} room{number // 4} user{number}\n" for number in range(clients))
+    (folder / "clients").write_text(lines)
+    flags = ["--warmup", "0.1", "--seconds", "0.5", "--drain", "0.5", "--idle", "0.1", *SENDS[mode]]
+    command = [str(generator), mode, "--port", str(port), "--clients", str(folder / "clients"), *flags]
+    with trio.fail_after(20):
+        done = await trio.run_process(command, capture_stdout=True, capture_stderr=True)
+    marks = [line for line in done.stderr.decode().splitlines() if line.startswith("mark")]
+    assert marks[:2] == ["mark begin", "mark end"]
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("mode", ["throughput", "steady"])
+async def test_every_delivery_is_counted(mode: str, generator: Path, tmp_path: Path) -> None:
+    async with open_chat() as (chat, port):
+        found = await generate(generator, mode, port=port, folder=tmp_path)
+    assert found["live"] == 12
+    assert found["sent"] == found["acknowledged"] > 0
+    assert found["delivered"] == chat.deliveries == found["acknowledged"] * 4
+    assert (found["missing"], found["surplus"], found["refused"], found["lost"]) == (0, 0, 0, 0)
+
+
+async def test_fanout_waits_for_everyone_before_it_sends_again(generator: Path, tmp_path: Path) -> None:
+    async with open_chat() as (_chat, port):
+        found = await generate(generator, "fanout", port=port, folder=tmp_path, clients=4)
+    assert found["delivered"] == found["sent"] * 4
+    assert found["round_times"]["count"] == found["window_sent"] > 0
+
+
+async def test_lost_deliveries_are_missing(generator: Path, tmp_path: Path) -> None:
+    async with open_chat(lambda number: 0 if number % 10 == 0 else 1) as (chat, port):
+        found = await generate(generator, "steady", port=port, folder=tmp_path)
+    assert found["missing"] == chat.deliveries // 10 > 0
+
+
+async def test_a_lost_delivery_is_not_made_up_for_by_a_repeated_one(generator: Path, tmp_path: Path) -> None:
+    async with open_chat(lambda number: {1: 0, 2: 2}.get(number, 1)) as (_chat, port):
+        found = await generate(generator, "steady", port=port, folder=tmp_path)
+    assert (found["missing"], found["surplus"]) == (1, 1)
+
+
+async def test_latency_counts_from_when_the_message_was_due(generator: Path, tmp_path: Path) -> None:
+    async with open_chat() as (_chat, port):
+        found = await generate(generator, "steady", port=port, folder=tmp_path)
+    # 200 a second for half a second, each to four: none is left out, whenever it left and arrived
+    assert found["ack_times"]["count"] == 100
+    assert found["delivery_times"]["count"] == 400
+    assert 0 < found["delivery_times"]["p50_us"] <= found["delivery_times"]["max_us"]
+    assert sum(count for _, count in found["delivery_times"]["slots"]) == 400
+
+
+async def test_connect_measures_until_all_are_authenticated(generator: Path, tmp_path: Path) -> None:
+    async with open_chat() as (_chat, port):
+        found = await generate(generator, "connect", port=port, folder=tmp_path)
+    assert found["handshake_times"]["count"] == found["live"] == 12
+    assert found["window_seconds"] >= found["connect_seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["steady", "--port", "1", "--clients", "/nonexistent"], "/nonexistent: No such file"),
+        (["steady", "--port", "1", "--clients", "CLIENTS", "--host", "10.0.0.1"], "not a loopback address"),
+        (["steady", "--port", "1", "--clients", "CLIENTS"], "no connection was authenticated: Connection refused"),
+        (["steady", "--port", "1", "--clients", "CLIENTS", "--rate", "many"], "not a number"),
+        (["steady", "--port", "1", "--clients", "CLIENTS", "--speed", "1"], "unknown flag"),
+        (["gently", "--port", "1", "--clients", "CLIENTS"], "the modes are"),
+    ],
+)
+def test_generator_says_what_is_wrong(arguments: list[str], said: str, generator: Path, tmp_path: Path) -> None:
+    (tmp_path / "clients").write_text("token room user\n")
+    given = [str(tmp_path / "clients") if argument == "CLIENTS" else argument for argument in arguments]
+    done = subprocess.run([generator, *given], capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 1
+    assert said in done.stderr
+
+
+# ---- the people
+
+
+def test_rooms_are_filled_one_after_the_other() -> None:
+    population = seed.make_population(25, 10)
+    assert sorted(population.members_of().values()) == [5, 10, 10]
+    assert len({user.id for user in population.users}) == 25
+
+
+def test_tokens_are_those_of_the_users() -> None:
+    population = seed.make_population(3, 3)
+    for user, token in zip(population.users, seed.tokens_of(population), strict=True):
+        claims = jwt.decode(token, population.secret, algorithms=["HS256"], options={"require": ["exp", "iat"]})
+        assert (claims["sub"], claims["sid"]) == (user.id, user.session_id)
+
+
+def test_people_fit_the_schema_of_chatd(tmp_path: Path) -> None:
+    population = seed.make_population(12, 5)
+    database = sqlite3.connect(tmp_path / "chatd.db")
+    for migration in sorted(ROOT.glob("sql/migrations/*.up.sql")):
+        database.executescript(migration.read_text())
+    seed.fill_chatd(population, tmp_path / "chatd.db")
+    wrong = "SELECT count(*) FROM rooms WHERE member_count <> (SELECT count(*) FROM room_members WHERE room_id = id)"
+    assert database.execute(wrong).fetchone() == (0,)
+    assert database.execute("SELECT count(*), count(DISTINCT refresh_hash) FROM user_sessions").fetchone() == (12, 12)
+    assert database.execute("PRAGMA foreign_key_check").fetchall() == []
+    database.close()
+
+
+# ---- processes
+
+
+def test_process_is_pinned_and_gone_when_the_block_is_left(tmp_path: Path) -> None:
+    core = max(os.sched_getaffinity(0))
+    with processes.open_process(["sleep", "60"], cores=(core,), log=tmp_path / "log") as process:
+        pinned = Path(f"/proc/{process.pid}/cmdline")
+        processes.wait_until(
+            lambda: pinned.read_bytes().startswith(b"sleep"), process, name="sleep", log=tmp_path / "log"
+        )
+        assert os.sched_getaffinity(process.pid) == {core}
+    assert process.returncode is not None
+
+
+def test_process_that_does_not_come_up_is_named_with_its_last_words(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = ["sh", "-c", "echo out of luck; exit 3"]
+    with (
+        processes.open_process(command, cores=(0,), log=log) as process,
+        pytest.raises(processes.StartFailed, match="luckless ended with 3: out of luck"),
+    ):
+        processes.wait_until(lambda: False, process, name="luckless", log=log)
+
+
+# ---- the harness, figures and reports
+
+
+def test_servers_take_turns_within_a_row() -> None:
+    rows = [scenario_named("rooms-of-1"), scenario_named("fanout-1000")]
+    runs = harness.plan(rows, [CHATD, NODE, FLOOR], rounds=2)
+    assert [(run.scenario.name, run.server, run.round) for run in runs] == [
+        ("rooms-of-1", CHATD, 1),
+        ("rooms-of-1", NODE, 1),
+        ("rooms-of-1", CHATD, 2),
+        ("rooms-of-1", NODE, 2),
+        ("fanout-1000", CHATD, 1),
+        ("fanout-1000", NODE, 1),
+        ("fanout-1000", FLOOR, 1),
+        ("fanout-1000", CHATD, 2),
+        ("fanout-1000", NODE, 2),
+        ("fanout-1000", FLOOR, 2),
+    ]
+
+
+def test_every_row_names_servers_and_a_mode_that_there_are() -> None:
+    assert len({scenario.name for scenario in SCENARIOS}) == len(SCENARIOS)
+    for scenario in SCENARIOS:
+        assert set(scenario.servers) <= set(SERVERS)
+        assert scenario.mode in figures.HEADLINES
+    assert {goal.scenario for goal in goals.GOALS} <= {scenario.name for scenario in SCENARIOS}
+
+
+@pytest.fixture(scope="module")
+def floor_run() -> Outcome:
+    """A real run: the C program in the row that it stands in."""
+    row = replace(shortened(scenario_named("fanout-1000")), connections=20, room_size=20, seconds=0.5, warmup_s=0.1)
+    affinity = os.sched_getaffinity(0)
+    (outcome,) = harness.execute([harness.Run(row, FLOOR, 1)], Console(file=io.StringIO()))
+    assert os.sched_getaffinity(0) == affinity
+    return outcome
+
+
+def test_a_run_gives_figures_that_add_up(floor_run: Outcome) -> None:
+    assert floor_run.failure is None
+    assert 0 < floor_run.figures["cpu_per_delivery_us"] < 1000
+    assert floor_run.figures["deliveries_per_s"] == pytest.approx(floor_run.figures["messages_per_s"] * 20, rel=0.05)
+    assert floor_run.load["timeline"]
+
+
+def test_a_server_that_cannot_start_fails_its_own_run_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = replace(shortened(scenario_named("fanout-1000")), connections=4, room_size=4, seconds=0.2, warmup_s=0.1)
+
+    def refuse(*_: object) -> AbstractContextManager[Server]:
+        raise processes.StartFailed("it has no legs")
+
+    monkeypatch.setitem(SERVERS, NODE, replace(SERVERS[NODE], open=refuse))
+    runs = [harness.Run(row, server, 1) for server in (NODE, FLOOR)]
+    outcomes = list(harness.execute(runs, Console(file=io.StringIO())))
+    assert [outcome.failure for outcome in outcomes] == ["it has no legs", None]
+
+
+def outcome_of(scenario: str, server: str, *, failure: str | None = None, **found: float) -> Outcome:
+    """An outcome with made-up figures, the rest 0.5."""
+    mode = scenario_named(scenario).mode
+    names = [column.figure for column in report.COLUMNS[mode]] + list(report.SHARES) + ["server_core_strangers"]
+    slots = [[400.0, 98], [2000.0, 2]]
+    return Outcome(
+        scenario,
+        mode,
+        server,
+        1,
+        figures=dict.fromkeys(names, 0.5) | found,
+        failure=failure,
+        load={"report": {"delivery_times": {"slots": slots}}},
+    )
+
+
+def test_goal_is_met_by_ratio_and_bound() -> None:
+    def met(*outcomes: Outcome) -> list[bool | None]:
+        return [verdict.is_met for verdict in goals.verdicts(outcomes)]
+
+    node = outcome_of("room-of-1000", NODE, deliveries_per_s=100.0)
+    assert met(outcome_of("room-of-1000", CHATD, deliveries_per_s=1500.0), node) == [True]
+    assert met(outcome_of("room-of-1000", CHATD, deliveries_per_s=1499.0), node) == [False]
+    assert met(outcome_of("room-of-1000", CHATD, deliveries_per_s=1500.0)) == [None]
+    assert met(outcome_of("steady-rooms-of-95", CHATD, p99_ms=20.1)) == [False]
+    assert met(outcome_of("steady-rooms-of-95", CHATD, p99_ms=2.0)) == [True]
+    assert met(outcome_of("steady-rooms-of-95", CHATD, p99_ms=2.0, failure="3 deliveries never came")) == [False]
+
+
+def test_ratio_says_how_many_times_better() -> None:
+    node = outcome_of("fanout-1000", NODE, cpu_per_delivery_us=6.0)
+    chatd = outcome_of("fanout-1000", CHATD, cpu_per_delivery_us=3.0)
+    assert figures.against_node([node, chatd], chatd) == 2.0
+    assert figures.against_node([chatd], chatd) is None
+
+
+def test_report_names_the_generator_where_it_was_the_bottleneck(tmp_path: Path) -> None:
+    outcomes = [outcome_of(scenario.name, server) for scenario in SCENARIOS for server in scenario.servers]
+    outcomes[0] = outcome_of("rooms-of-1", CHATD, generator_share=0.95, messages_per_s=16000.0)
+    outcomes[1] = outcome_of("rooms-of-1", NODE, failure="7 deliveries never came")
+    outcomes[2] = Outcome("rooms-of-1", "throughput", "trio_plain", 1, failure="it did not start")
+    page = io.StringIO()
+    report.print_report(outcomes, goals.verdicts(outcomes), {NODE: "There is none."}, Console(file=page, width=150))
+    text = page.getvalue()
+    assert "16 000" in text
+    assert "chatd: the generator was the bottleneck" in text
+    assert "FAILED Node ws + pg: 7 deliveries never came" in text
+    assert "FAILED trio-websocket + triopg: it did not start" in text
+    assert "SKIPPED Node ws + pg: There is none." in text
+    path = report.write_json(tmp_path, outcomes, goals.verdicts(outcomes), {}, "python -m bench")
+    assert json.loads(path.read_text())["machine"]["cores"] >= 1
+    plot.draw(outcomes, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_list_says_every_row(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.main(["list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(scenario.name in listed for scenario in SCENARIOS)
+
+
+@pytest.mark.parametrize("arguments", [["run", "no-such-row"], ["--servers", "apache"], ["--repeat", "0"]])
+def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command_line.main(arguments)
+    assert "error" in capsys.readouterr().err
+
+
+def test_options_choose_and_shorten_rows() -> None:
+    options = command_line.parsed(["run", "--quick", "connect-9500", "--seconds", "2", "rooms-of-1"])
+    assert [(row.name, row.connections, row.seconds) for row in command_line.chosen(options)] == [
+        ("rooms-of-1", 100, 2.0),
+        ("connect-9500", 100, 2.0),
+    ]
