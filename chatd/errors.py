@@ -103,6 +103,8 @@ class CloseCode:
     NORMAL = 1000
     PROTOCOL_ERROR = 1002
     BINARY = 1003
+    NO_STATUS = 1005  # never sent: the peer's close frame named no code
+    ABNORMAL = 1006  # never sent: the connection broke
     NOT_UTF8 = 1007
     TOO_BIG = 1009
     INTERNAL = 1011

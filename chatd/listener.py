@@ -7,7 +7,6 @@ Leaves the form of messages to `chatd.wire.http` and what they mean to the handl
 from __future__ import annotations
 
 import errno
-import ipaddress
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from typing import Final
 import trio
 
 from chatd import telemetry
+from chatd.addresses import IpNetwork, client_address
 from chatd.errors import Refusal
 from chatd.ids import new_id
 from chatd.wire.http import ClientGone, Headers, HttpConnection, HttpError, Request, Response, problem
@@ -27,8 +27,6 @@ log = telemetry.get_logger(__name__)
 #: only when the whole listener is.
 Handler = Callable[[Request], Awaitable[Response]]
 
-IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
-IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 #: A client makes progress with its answer when it takes this much of it within the write timeout.
 SLICE_BYTES: Final = 16 * 1024
@@ -233,7 +231,7 @@ class _Connection:
                 )
                 if request is not None:
                     forwarded = request.header("x-forwarded-for")
-                    return replace(request, address=_client_address(self._peer, forwarded, options.trusted_proxies))
+                    return replace(request, address=client_address(self._peer, forwarded, options.trusted_proxies))
                 await self._receive()
         raise HttpError(408, "bad_message", f"The request's head did not arrive in {options.head_timeout_s:g} s.")
 
@@ -332,34 +330,3 @@ def _cors_headers(origin: str | None, options: HttpOptions) -> Headers:
     if origin is None or origin not in options.cors_origins:
         return (vary,)
     return vary, ("access-control-allow-origin", origin), ("access-control-allow-credentials", "true"), exposed
-
-
-def _client_address(peer: str, forwarded: str | None, trusted: tuple[IpNetwork, ...]) -> str:
-    """Who asks: the peer, or behind a trusted proxy the right-most address of X-Forwarded-For that is not one.
-
-    Each proxy appends the address that it saw, so what stands further left is only hearsay.
-    """
-    address = _parse_address(peer)
-    if address is None:
-        return peer
-    if forwarded is not None and _is_within(address, trusted):
-        for entry in reversed(forwarded.split(",")):
-            hop = _parse_address(entry)
-            if hop is not None and not _is_within(hop, trusted):
-                return str(hop)
-    return str(address)
-
-
-def _parse_address(text: str) -> IpAddress | None:
-    """The address without its scope; an IPv4 client of an IPv6 socket is an IPv4 one. None for garbage."""
-    try:
-        address = ipaddress.ip_address(text.strip().partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
-
-
-def _is_within(address: IpAddress, networks: tuple[IpNetwork, ...]) -> bool:
-    return any(address in network for network in networks)

@@ -1,9 +1,9 @@
 """Every message on the wire, once: what clients may send, what they hear, and how both become bytes.
 
 `ClientMessage` and `ServerMessage` are msgspec tagged unions on the field `type`. Names are snake case here and
-camel case on the wire; a server field that is `None` is left out. `decode` turns a text frame into a client message
-or raises a `Refusal` whose sentence names the field; `encode` gives the JSON bytes of a server message. The records
-that messages carry (`Message`, `RoomEntry`, …) are in `records`. Called by `chat`; knows nothing of sockets.
+camel case on the wire; a server field that is `None` is left out. `encode` gives the JSON bytes of a server message;
+`decoding` turns a text frame into a client message. The records that messages carry (`Message`, `RoomEntry`, …) are
+in `records`. Called by `chat`; knows nothing of sockets.
 
 Source: spec/protocol.md. What has no rule yet is still decoded here, and `chat.dispatch` answers `feature_disabled`.
 """
@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 import msgspec
 from msgspec import Meta
 
-from chatd.errors import ErrorCode, Refusal
+from chatd.errors import ErrorCode
 from chatd.records import Limits, Message, ReadCursor, RoomEntry, encode_json
 
 MAX_ID_BYTES: Final = 64
@@ -54,26 +54,26 @@ class Resume(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     rooms: dict[str, Seq]
 
 
-class Authenticate(_Client):
+class Authenticate(_Client, frozen=True):
     token: str
     resume: Resume | None = None
 
 
-class Ping(_Client):
+class Ping(_Client, frozen=True):
     pass
 
 
-class JoinRoom(_Client):
+class JoinRoom(_Client, frozen=True):
     room_id: Id
     after_seq: Seq | None = None
     limit: PageSize | None = None
 
 
-class LeaveRoom(_Client):
+class LeaveRoom(_Client, frozen=True):
     room_id: Id
 
 
-class _Content(_Client, kw_only=True):
+class _Content(_Client, frozen=True, kw_only=True):
     content: str
     message_type: MessageType = "text"
     file_id: Id | None = None
@@ -82,68 +82,74 @@ class _Content(_Client, kw_only=True):
     client_message_id: ClientMessageId | None = None
 
 
-class SendMessage(_Content):
+class SendMessage(_Content, frozen=True):
     room_id: Id
 
 
-class SendDm(_Content):
+class SendDm(_Content, frozen=True):
     recipient_id: Id
 
 
-class EditMessage(_Client):
+class EditMessage(_Client, frozen=True):
     message_id: Id
     content: str
 
 
-class DeleteMessage(_Client):
+class DeleteMessage(_Client, frozen=True):
     message_id: Id
 
 
-class AddReaction(_Client):
+class _OfMessage(_Client, frozen=True):
     message_id: Id
+
+
+class AddReaction(_OfMessage, frozen=True):
     emoji: Emoji
 
 
-class RemoveReaction(_Client):
-    message_id: Id
+class RemoveReaction(_OfMessage, frozen=True):
     emoji: Emoji
 
 
-class PinMessage(_Client):
-    message_id: Id
+class PinMessage(_OfMessage, frozen=True):
+    pass
 
 
-class UnpinMessage(_Client):
-    message_id: Id
+class UnpinMessage(_OfMessage, frozen=True):
+    pass
 
 
-class MarkAsRead(_Client):
+class MarkAsRead(_Client, frozen=True):
     room_id: Id
     message_id: Id | None = None
     seq: Seq | None = None
 
 
-class TypingStart(_Client):
+class _OfRoom(_Client, frozen=True):
     room_id: Id
 
 
-class TypingStop(_Client):
-    room_id: Id
+class TypingStart(_OfRoom, frozen=True):
+    pass
 
 
-class UpdateStatus(_Client):
+class TypingStop(_OfRoom, frozen=True):
+    pass
+
+
+class UpdateStatus(_Client, frozen=True):
     status: Literal["online", "away", "busy"]
     status_message: Annotated[str, Meta(max_length=140)] | None = None
 
 
-class GetHistory(_Client):
+class GetHistory(_Client, frozen=True):
     room_id: Id
     before_seq: Seq | None = None
     after_seq: Seq | None = None
     limit: PageSize | None = None
 
 
-ClientMessage: TypeAlias = (
+ClientMessage: TypeAlias = (  # fmt: skip
     Authenticate
     | Ping
     | JoinRoom
@@ -176,11 +182,11 @@ class _Server(
     pass
 
 
-class _Reply(_Server, kw_only=True):
+class _Reply(_Server, frozen=True, kw_only=True):
     id: str | None = None
 
 
-class Authenticated(_Reply):
+class Authenticated(_Reply, frozen=True):
     user_id: str
     username: str
     connection_id: str
@@ -191,27 +197,27 @@ class Authenticated(_Reply):
     rooms: list[RoomEntry]
 
 
-class AuthError(_Reply):
+class AuthError(_Reply, frozen=True):
     message: str
     code: ErrorCode
 
 
-class Pong(_Reply):
+class Pong(_Reply, frozen=True):
     time: str
 
 
-class Ok(_Reply):
+class Ok(_Reply, frozen=True):
     pass
 
 
-class Error(_Reply):
+class Error(_Reply, frozen=True):
     message: str
     code: ErrorCode
     temporary: bool
     retry_after_ms: int | None = None
 
 
-class MessageAck(_Reply):
+class MessageAck(_Reply, frozen=True):
     message_id: str
     room_id: str
     seq: int
@@ -220,7 +226,7 @@ class MessageAck(_Reply):
     client_message_id: str | None = None
 
 
-class RoomHistory(_Reply):
+class RoomHistory(_Reply, frozen=True):
     room_id: str
     messages: list[msgspec.Raw]
     seq: int
@@ -229,117 +235,123 @@ class RoomHistory(_Reply):
     read_cursors: list[ReadCursor]
 
 
-class CaughtUp(_Reply):
+class CaughtUp(_Reply, frozen=True):
     room_id: str
     seq: int
 
 
-class Resync(_Reply):
+class Resync(_Reply, frozen=True):
     room_id: str
     oldest_seq: int
     seq: int
     reason: Literal["epoch_changed", "too_old", "not_a_member"]
 
 
-class NewMessage(_Server):
+class NewMessage(_Server, frozen=True):
     message: Message
 
 
-class NewDm(_Server):
+class NewDm(_Server, frozen=True):
     message: Message
 
 
-class _RoomChange(_Server):
+class _RoomChange(_Server, frozen=True):
     room_id: str
     seq: int
 
 
-class MessageEdited(_RoomChange):
+class MessageEdited(_RoomChange, frozen=True):
     message: Message
 
 
-class MessageDeleted(_RoomChange):
+class MessageDeleted(_RoomChange, frozen=True):
     message_id: str
     deleted_by: str
     deleted_at: str
 
 
-class ReactionAdded(_RoomChange):
+class _Reacted(_RoomChange, frozen=True):
     message_id: str
     user_id: str
     emoji: str
     count: int
 
 
-class ReactionRemoved(_RoomChange):
-    message_id: str
-    user_id: str
-    emoji: str
-    count: int
+class ReactionAdded(_Reacted, frozen=True):
+    pass
 
 
-class MessagePinned(_RoomChange):
-    message_id: str
-    user_id: str
+class ReactionRemoved(_Reacted, frozen=True):
+    pass
 
 
-class MessageUnpinned(_RoomChange):
+class _Pinned(_RoomChange, frozen=True):
     message_id: str
     user_id: str
 
 
-class UserJoined(_RoomChange):
+class MessagePinned(_Pinned, frozen=True):
+    pass
+
+
+class MessageUnpinned(_Pinned, frozen=True):
+    pass
+
+
+class UserJoined(_RoomChange, frozen=True):
     user_id: str
     username: str
     online: bool
 
 
-class UserLeft(_RoomChange):
+class UserLeft(_RoomChange, frozen=True):
     user_id: str
     username: str
     online: bool
     reason: Literal["left", "kicked", "banned"]
 
 
-class RoomUpdated(_RoomChange):
+class RoomUpdated(_RoomChange, frozen=True):
     name: str | None = None
     topic: str | None = None
     settings: dict[str, Any] | None = None
 
 
-class MemberUpdated(_RoomChange):
+class MemberUpdated(_RoomChange, frozen=True):
     user_id: str
     role: str | None = None
     muted_until: str | None = None
 
 
-class MessagesRead(_Server):
+class MessagesRead(_Server, frozen=True):
     room_id: str
     user_id: str
     seq: int
     read_at: str
 
 
-class MessagesDelivered(_Server):
+class MessagesDelivered(_Server, frozen=True):
     room_id: str
     user_id: str
     seq: int
     delivered_at: str
 
 
-class UserTyping(_Server):
+class _Typing(_Server, frozen=True):
     room_id: str
     user_id: str
     username: str
 
 
-class UserStoppedTyping(_Server):
-    room_id: str
-    user_id: str
-    username: str
+class UserTyping(_Typing, frozen=True):
+    pass
 
 
-class _Presence(_Server, kw_only=True):
+class UserStoppedTyping(_Typing, frozen=True):
+    pass
+
+
+class _Presence(_Server, frozen=True, kw_only=True):
     user_id: str
     username: str
     status: str
@@ -347,36 +359,34 @@ class _Presence(_Server, kw_only=True):
     last_seen: str | None = None
 
 
-class UserOnline(_Presence):
+class UserOnline(_Presence, frozen=True):
     pass
 
 
-class UserOffline(_Presence):
+class UserOffline(_Presence, frozen=True):
     pass
 
 
-class UserStatus(_Presence):
+class UserStatus(_Presence, frozen=True):
     pass
 
 
-class UnreadDms(_Server):
+class UnreadDms(_Server, frozen=True):
     messages: list[msgspec.Raw]
     total: int
 
 
-class Notification(_Server):
+class Notification(_Server, frozen=True):
     notification: dict[str, Any]
 
 
-class ServerShutdown(_Server):
+class ServerShutdown(_Server, frozen=True):
     reason: str
     reconnect_after_ms: int
 
 
-ServerReply: TypeAlias = (
-    Authenticated | AuthError | Pong | Ok | Error | MessageAck | RoomHistory | CaughtUp | Resync
-)
-RoomChange: TypeAlias = (
+ServerReply: TypeAlias = Authenticated | AuthError | Pong | Ok | Error | MessageAck | RoomHistory | CaughtUp | Resync
+RoomChange: TypeAlias = (  # fmt: skip
     NewMessage
     | NewDm
     | MessageEdited
@@ -390,7 +400,7 @@ RoomChange: TypeAlias = (
     | RoomUpdated
     | MemberUpdated
 )
-Signal: TypeAlias = (
+Signal: TypeAlias = (  # fmt: skip
     MessagesRead
     | MessagesDelivered
     | UserTyping
@@ -404,74 +414,17 @@ Signal: TypeAlias = (
 )
 ServerMessage: TypeAlias = ServerReply | RoomChange | Signal
 
+#: The names of all client messages on the wire, sorted.
 CLIENT_TYPES: Final = tuple(sorted(_wire_name(cls.__name__) for cls in get_args(ClientMessage)))
-
-_decoder: Final = msgspec.json.Decoder(ClientMessage)
-_loose_decoder: Final = msgspec.json.Decoder(dict[str, Any])
+#: JSON bytes of a server message.
 encode: Final = encode_json
 
-
-def decode(text: str) -> ClientMessage:
-    """One text frame as a message.
-
-    Raises `BadMessage`, a `Refusal` with code `bad_message` whose detail names the field and the fault.
-    """
-    try:
-        message = _decoder.decode(text)
-    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
-        raise _explained(error, text) from None
-    if message.id is not None and len(message.id.encode()) > MAX_ID_BYTES:
-        raise BadMessage(f"The field `id` is longer than {MAX_ID_BYTES} bytes.", request_id=None)
-    return message
+_MESSAGE_STARTS: Final = (b'{"type":"new_message","message":', b'{"type":"new_dm","message":')
 
 
-class BadMessage(Refusal):
-    """A frame that is no message of the protocol; `request_id` is its `id`, if that could be read."""
-
-    def __init__(self, detail: str, *, request_id: str | None) -> None:
-        super().__init__("bad_message", detail)
-        self.request_id = request_id
-
-
-_UNKNOWN_TYPE = re.compile(r"Invalid value '(?P<value>.*)' - at `\$\.type`", re.DOTALL)
-_AT = re.compile(r"(?P<fault>.*) - at `\$\.?(?P<field>.*)`", re.DOTALL)
-_MISSING = re.compile(r"Object missing required field `(?P<field>.*)`", re.DOTALL)
-_UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<field>.*)`", re.DOTALL)
-
-
-def _explained(error: Exception, text: str) -> BadMessage:
-    """msgspec's error as a sentence for somebody at a keyboard, with the `id` of the request where it has one."""
-    request_id: str | None = None
-    kind = "this message"
-    if isinstance(error, msgspec.ValidationError):
-        # The text is JSON, so reading it loosely cannot fail unless it is not an object.
-        try:
-            loose = _loose_decoder.decode(text)
-        except msgspec.DecodeError:
-            return BadMessage('A message is one JSON object, such as {"type":"ping"}.', request_id=None)
-        if isinstance(loose.get("id"), str) and len(loose["id"].encode()) <= MAX_ID_BYTES:
-            request_id = loose["id"]
-        if loose.get("type") in CLIENT_TYPES:
-            kind = f"`{loose['type']}`"
-    return BadMessage(_sentence(error, kind), request_id=request_id)
-
-
-def _sentence(error: Exception, kind: str) -> str:
-    fault = str(error)
-    if isinstance(error, RecursionError):
-        return "This message is nested too deeply; keep `metadata` flat."
-    if not isinstance(error, msgspec.ValidationError):
-        return f'This is not JSON ({fault}). A message is one JSON object, such as {{"type":"ping"}}.'
-    if found := _UNKNOWN_TYPE.fullmatch(fault):
-        return f"There is no message type `{found['value'][:64]}`. The types are: {', '.join(CLIENT_TYPES)}."
-    where = f" of {kind}"
-    if found := _AT.fullmatch(fault):
-        fault, field = found["fault"], found["field"]
-        if not _MISSING.fullmatch(fault) and not _UNKNOWN_FIELD.fullmatch(fault):
-            return f"The field `{field[:64]}`{where} is wrong: {fault[0].lower()}{fault[1:].replace('`', '')}."
-        where = f" in `{field[:64]}`{where}"
-    if found := _MISSING.fullmatch(fault):
-        return f"The field `{found['field'][:64]}`{where} is missing."
-    if found := _UNKNOWN_FIELD.fullmatch(fault):
-        return f"There is no field `{found['field'][:64]}`{where}; leave it out."
-    return f"{fault.replace('`', '')}."
+def message_in(body: bytes) -> msgspec.Raw:
+    """The encoded message inside of an encoded `new_message` or `new_dm`."""
+    for start in _MESSAGE_STARTS:
+        if body.startswith(start):
+            return msgspec.Raw(body[len(start) : -1])
+    raise ValueError("no event with a message in it")

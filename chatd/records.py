@@ -12,12 +12,15 @@ from typing import Any, Final
 
 import msgspec
 
+#: JSON that is encoded already.
+Raw = msgspec.Raw
+
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     pass
 
 
-class Attachment(_Record):
+class Attachment(_Record, frozen=True):
     file_id: str
     url: str
     mime_type: str
@@ -28,13 +31,13 @@ class Attachment(_Record):
     height: int | None = None
 
 
-class Reaction(_Record):
+class Reaction(_Record, frozen=True):
     emoji: str
     count: int
     user_ids: list[str]
 
 
-class Message(_Record):
+class Message(_Record, frozen=True):
     """A message as everybody sees it, live, in history and in a resume."""
 
     id: str
@@ -55,7 +58,7 @@ class Message(_Record):
     reactions: list[Reaction] | None = None
 
 
-class RoomEntry(_Record):
+class RoomEntry(_Record, frozen=True):
     """One of a user's rooms in `authenticated`: where the room is, and where its reader."""
 
     room_id: str
@@ -66,12 +69,12 @@ class RoomEntry(_Record):
     unread: int
 
 
-class ReadCursor(_Record):
+class ReadCursor(_Record, frozen=True):
     user_id: str
     seq: int
 
 
-class Limits(_Record):
+class Limits(_Record, frozen=True):
     """What a client has to know to stay within its bounds; 0 means no limit."""
 
     messages_per_minute: int
@@ -81,7 +84,7 @@ class Limits(_Record):
     metadata_bytes: int
 
 
-class User(_Record):
+class User(_Record, frozen=True):
     """A profile. `email` is present only in answers to its owner."""
 
     id: str
@@ -94,7 +97,7 @@ class User(_Record):
     last_seen: str | None = None
 
 
-class Room(_Record):
+class Room(_Record, frozen=True):
     id: str
     name: str
     kind: str
@@ -107,7 +110,7 @@ class Room(_Record):
     max_members: int | None = None
 
 
-class Member(_Record):
+class Member(_Record, frozen=True):
     user_id: str
     username: str
     role: str
@@ -125,7 +128,7 @@ _encoder: Final = msgspec.json.Encoder()
 encode_json: Final = _encoder.encode
 
 
-def parse_json(data: bytes | str) -> Any:  # noqa: ANN401 - whatever JSON holds
+def parse_json(data: bytes | str) -> Any:
     """JSON as plain Python values. Raises ValueError when it is none."""
     return msgspec.json.decode(data)
 

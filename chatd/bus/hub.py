@@ -38,7 +38,8 @@ OnLeft = Callable[[Event], None]
 @dataclass(frozen=True, slots=True)
 class HubOptions:
     """`tail_events` a room keeps in memory; a room above `slice_receivers` is served in slices of that many;
-    every `check_s` seconds the last seqs are compared with the store; a room without listeners stays `linger_s`."""
+    every `check_s` seconds the last seqs are compared with the store; a room without listeners stays `linger_s`.
+    """
 
     tail_events: int = 100
     slice_receivers: int = 500
@@ -83,16 +84,20 @@ class Hub:
     def room(self, room_id: str) -> ActiveRoom | None:
         return self._rooms.get(room_id)
 
-    def listen(self, receiver: Receiver, room_id: str, *, after: int) -> bool:
+    def listen(self, receiver: Receiver, room_id: str, *, after: int, max_bytes: int = 0) -> bool:
         """Let the receiver hear an active room: at once what it missed since `after`, then all that comes.
 
-        False, and nothing done, if the tail does not reach back to `after` or the room is not active.
+        False, and nothing done, if what it missed is more than `max_bytes`, if the tail does not reach back so far,
+        or if the room is not active.
         """
         room = self._rooms.get(room_id)
         if room is None or (missed := room.events_after(after)) is None:
             return False
-        for block in blocks([frame_of(event) for event in missed]):
-            receiver.put(block)
+        if missed:
+            frames = b"".join([frame_of(event) for event in missed])
+            if len(frames) > max_bytes:
+                return False
+            receiver.put(frames)
         room.add(receiver)
         return True
 

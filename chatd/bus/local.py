@@ -7,9 +7,14 @@ rates (an entry goes when it is full again) and the count of each user's connect
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from chatd.bus.port import Ears, Event, Notice, Rate, Seconds
+from chatd.rates import Rate, spend
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from chatd.bus.port import Ears, Event, Notice, Seconds
 
 #: Budgets that are full again are looked for each time so many keys have been added.
 _SWEEP_KEYS = 10_000
@@ -23,7 +28,7 @@ class LocalBus:
         self._ears: Ears | None = None
         self._rooms: set[str] = set()
         self._devices: Counter[str] = Counter()
-        # key: (seconds at which the budget is full again, seconds it takes to fill from nothing)
+        # When each budget that is not full will be full again, in seconds.
         self._full_at: dict[str, float] = {}
         self._sweep_at = _SWEEP_KEYS
 
@@ -51,20 +56,13 @@ class LocalBus:
         self._rooms.difference_update(room_ids)
 
     async def take(self, key: str, rate: Rate, *, count: int = 1) -> int:
-        """As in the port, by the generic cell rate algorithm: one time a key says how much of the budget is gone."""
-        burst, per_s = rate
-        if burst <= 0:
-            return 0
         now = self._seconds()
-        full_at = max(self._full_at.get(key, now), now) + count * per_s / burst
-        # A thousandth of a second of grace, so that floating point never refuses the last one of a full budget.
-        over_s = full_at - now - per_s
-        if over_s > 0.001:
-            return int(over_s * 1000) + 1
-        self._full_at[key] = full_at
-        if len(self._full_at) > self._sweep_at:
-            self._sweep(now)
-        return 0
+        full_at, wait_ms = spend(self._full_at.get(key, 0.0), now, rate, count=count)
+        if full_at > now and not wait_ms:
+            self._full_at[key] = full_at
+            if len(self._full_at) > self._sweep_at:
+                self._sweep(now)
+        return wait_ms
 
     def _sweep(self, now: float) -> None:
         self._full_at = {key: full_at for key, full_at in self._full_at.items() if full_at > now}

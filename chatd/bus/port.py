@@ -7,7 +7,10 @@ may lose some of it: the hub repairs from the store. `LocalBus` is the simple on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from chatd.rates import Rate
 
 
 class Event(NamedTuple):
@@ -36,13 +39,7 @@ class Notice(NamedTuple):
     seq: int = 0
     session_id: str | None = None
     spared_session_id: str | None = None
-
-
-class Rate(NamedTuple):
-    """`burst` at once, refilled evenly over `per_s` seconds; a burst of 0 means no limit."""
-
-    burst: int
-    per_s: float
+    username: str | None = None
 
 
 class Ears(Protocol):

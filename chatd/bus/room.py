@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from chatd.bus.port import Event
 from chatd.wire.frames import text_frame
+
+if TYPE_CHECKING:
+    from chatd.bus.port import Event
 
 #: Events that arrived before their time; past so many they are dropped, for the repair reads them all anyway.
 MAX_EARLY: Final = 1000

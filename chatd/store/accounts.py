@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
+from chatd.records import encode_json
 
-from chatd.store.database import Conflict, Database, Transaction
-from chatd.store.queries import Queries
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from chatd.store.database import Database, Params, Transaction
+    from chatd.store.queries import Queries
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class Accounts:
     async def add(self, account: Account, username_key: str) -> None:
         """Add an account. Raises `Conflict` if its email or its username is taken."""
         query = self._queries["accounts.add"]
-        params = {
+        params: Params = {
             "id": account.id,
             "email": account.email,
             "username": account.username,
@@ -86,16 +88,14 @@ class Accounts:
         rows = await self._database.rows(
             self._queries["accounts.taken"], {"email": email, "username_key": username_key}
         )
-        return Taken(
-            email=any(row[0] == email for row in rows), username=any(row[1] == username_key for row in rows)
-        )
+        return Taken(email=any(row[0] == email for row in rows), username=any(row[1] == username_key for row in rows))
 
     async def by_id(self, user_id: str) -> Account | None:
         row = await self._database.row(self._queries["accounts.by_id"], {"id": user_id})
         return None if row is None else Account(*row)
 
     async def by_ids(self, user_ids: Sequence[str]) -> list[Account]:
-        ids = msgspec.json.encode(user_ids).decode()
+        ids = encode_json(user_ids).decode()
         return [Account(*row) for row in await self._database.rows(self._queries["accounts.by_ids"], {"ids": ids})]
 
     async def by_email(self, email: str) -> Account | None:
@@ -114,7 +114,7 @@ class Accounts:
     async def change_profile(self, account: Account, username_key: str, now_ms: int) -> None:
         """Store username, display name and status message. Raises `Conflict` if the username is taken."""
         query = self._queries["accounts.change_profile"]
-        params = {
+        params: Params = {
             "id": account.id,
             "username": account.username,
             "username_key": username_key,
@@ -128,9 +128,9 @@ class Accounts:
         """Store a new password and end every session of the user but one, together."""
 
         async def work(tx: Transaction) -> None:
-            changed = {"id": user_id, "password_hash": password_hash, "now": now_ms}
+            changed: Params = {"id": user_id, "password_hash": password_hash, "now": now_ms}
             await tx.run(self._queries["accounts.change_password"], changed)
-            ended = {"user_id": user_id, "spared_id": spared_session_id, "now": now_ms}
+            ended: Params = {"user_id": user_id, "spared_id": spared_session_id, "now": now_ms}
             await tx.run(self._queries["accounts.revoke_sessions"], ended)
 
         await self._database.transaction(work)
@@ -140,7 +140,7 @@ class Accounts:
 
         async def work(tx: Transaction) -> None:
             await tx.run(self._queries["accounts.disable"], {"id": user_id, "now": now_ms})
-            ended = {"user_id": user_id, "spared_id": "", "now": now_ms}
+            ended: Params = {"user_id": user_id, "spared_id": "", "now": now_ms}
             await tx.run(self._queries["accounts.revoke_sessions"], ended)
 
         await self._database.transaction(work)
@@ -156,7 +156,7 @@ class Accounts:
 
     async def add_session(self, session: NewSession, now_ms: int) -> None:
         query = self._queries["accounts.add_session"]
-        params = {**session._asdict(), "now": now_ms}
+        params: Params = {**session._asdict(), "now": now_ms}
         await self._database.transaction(lambda tx: tx.run(query, params))
 
     async def rotate(self, old_hash: str, new: NewSession, now_ms: int) -> SessionRow | None:
@@ -177,9 +177,9 @@ class Accounts:
                 return session._replace(revoked_at=session.revoked_at or now_ms)
             session = SessionRow(*row)
             if session.revoked_at is None and session.expires_at > now_ms:
-                spent = {"refresh_hash": old_hash, "session_id": session.id, "now": now_ms}
+                spent: Params = {"refresh_hash": old_hash, "session_id": session.id, "now": now_ms}
                 await tx.run(self._queries["accounts.spend"], spent)
-                rotated = {
+                rotated: Params = {
                     "id": session.id,
                     "old_hash": old_hash,
                     "new_hash": new.refresh_hash,
@@ -199,13 +199,13 @@ class Accounts:
 
     async def revoke_sessions(self, user_id: str, *, spared_session_id: str, now_ms: int) -> None:
         query = self._queries["accounts.revoke_sessions"]
-        params = {"user_id": user_id, "spared_id": spared_session_id, "now": now_ms}
+        params: Params = {"user_id": user_id, "spared_id": spared_session_id, "now": now_ms}
         await self._database.transaction(lambda tx: tx.run(query, params))
 
     async def standings(self, session_ids: Sequence[str]) -> dict[str, Standing]:
         """Whether each of these sessions may be used; unknown ones are left out."""
         rows = await self._database.rows(
-            self._queries["accounts.standings"], {"sessions": msgspec.json.encode(session_ids).decode()}
+            self._queries["accounts.standings"], {"sessions": encode_json(session_ids).decode()}
         )
         return {session_id: Standing(*standing) for session_id, *standing in rows}
 
@@ -213,6 +213,3 @@ class Accounts:
         """Remove sessions that expired before a time."""
         query = self._queries["accounts.forget_sessions"]
         await self._database.transaction(lambda tx: tx.run(query, {"before": before_ms}))
-
-
-__all__ = ["Account", "Accounts", "Conflict", "NewSession", "SessionRow", "Standing", "Taken"]

@@ -8,9 +8,10 @@ run it to its end on another thread, where these never suspend.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
-from chatd.store.queries import Query
+if TYPE_CHECKING:
+    from chatd.store.queries import Query
 
 T = TypeVar("T")
 

@@ -11,15 +11,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
 
 from chatd import telemetry
 from chatd.bus.port import Event
-from chatd.clock import Clock
 from chatd.errors import Refusal, Unavailable
-from chatd.metrics import Metrics
 from chatd.store.database import Conflict, Database, Transaction
 from chatd.store.entries import (
     Batch,
@@ -34,7 +33,11 @@ from chatd.store.entries import (
     number_batch,
     rows_of_heads,
 )
-from chatd.store.queries import Queries
+
+if TYPE_CHECKING:
+    from chatd.clock import Clock
+    from chatd.metrics import Metrics
+    from chatd.store.queries import Queries
 
 log = telemetry.get_logger(__name__)
 
@@ -131,14 +134,14 @@ class Journal:
         try:
             numbered = await self._database.transaction(lambda tx: self._store(tx, entries))
         except Unavailable as out:
-            log.error("commit_failed", entries=len(entries), detail=out.detail)
+            log.exception("commit_failed", entries=len(entries), detail=out.detail)
             self._settle(entries, [out] * len(entries), ())
         except Conflict as conflict:
             if len(entries) > 1:
                 for entry in entries:
                     await self._commit([entry])
                 return
-            log.error("entry_refused", room=entries[0].room_id, detail=str(conflict))
+            log.exception("entry_refused", room=entries[0].room_id, detail=str(conflict))
             self._settle(entries, [Refusal("conflict", "This cannot be stored; nothing has changed.")], ())
         else:
             self._metrics.commit_seconds.observe(trio.current_time() - began)
@@ -203,7 +206,9 @@ class Journal:
         assert row is not None
         found = msgspec.json.decode(row[0])
         batch.roles = {(room_id, user_id): role for room_id, user_id, role, _ in found}
-        batch.banned = frozenset((room_id, user_id) for room_id, user_id, _, banned_at in found if banned_at is not None)
+        batch.banned = frozenset(
+            (room_id, user_id) for room_id, user_id, _, banned_at in found if banned_at is not None
+        )
 
 
 def _json(rows: object) -> str:

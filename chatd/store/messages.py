@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from chatd.bus.port import Event
 from chatd.protocol import NewDm, NewMessage, encode
-from chatd.records import Message, format_time, format_time_or_none
-from chatd.store.database import Database, Row, Transaction
-from chatd.store.queries import Queries
+from chatd.records import Message, Raw, format_time, format_time_or_none, parse_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from chatd.store.database import Database, Params, Row, Transaction
+    from chatd.store.queries import Queries
 
 #: Above every seq that a room can reach.
 NO_SEQ = 2**53
@@ -25,13 +27,13 @@ class Messages:
 
     async def before(self, room_id: str, seq: int, *, limit: int, offset: int = 0) -> list[Message]:
         """The newest `limit` messages below `seq`, oldest of them first."""
-        params = {"room_id": room_id, "before": seq, "limit": limit, "offset": offset}
+        params: Params = {"room_id": room_id, "before": seq, "limit": limit, "offset": offset}
         rows = await self._database.rows(self._queries["messages.before"], params)
         return [message_of(row) for row in reversed(rows)]
 
     async def after(self, room_id: str, seq: int, *, limit: int, before: int = NO_SEQ) -> list[Message]:
         """The oldest `limit` messages above `seq` and below `before`, oldest first."""
-        params = {"room_id": room_id, "after": seq, "before": before, "limit": limit}
+        params: Params = {"room_id": room_id, "after": seq, "before": before, "limit": limit}
         return [message_of(row) for row in await self._database.rows(self._queries["messages.after"], params)]
 
     async def seq_of(self, room_id: str, message_id: str) -> int | None:
@@ -40,7 +42,7 @@ class Messages:
 
     async def events_after(self, room_id: str, seq: int, limit: int) -> list[Event]:
         """The `limit` events of any kind behind `seq`, in order: messages and the others merged by seq."""
-        after = {"room_id": room_id, "after": seq, "limit": limit}
+        after: Params = {"room_id": room_id, "after": seq, "limit": limit}
 
         async def work(tx: Transaction) -> tuple[Sequence[Row], Sequence[Row], Row | None]:
             return (
@@ -56,7 +58,7 @@ class Messages:
             for message in map(message_of, messages)
         ]
         for event_seq, kind, body in others:
-            subject = msgspec.json.decode(body)["userId"] if kind in ("user_joined", "user_left") else None
+            subject = parse_json(body)["userId"] if kind in ("user_joined", "user_left") else None
             events.append(Event(room_id, event_seq, kind, body.encode(), subject))
         events.sort(key=lambda event: event.seq)
         return events[:limit]
@@ -77,7 +79,7 @@ def message_of(row: Row) -> Message:
         created_at=format_time(created_at),
         client_message_id=client_message_id,
         reply_to=reply_to,
-        metadata=None if metadata is None else msgspec.Raw(metadata.encode()),
+        metadata=None if metadata is None else Raw(metadata.encode()),
         edited_at=format_time_or_none(edited_at),
         deleted_at=format_time_or_none(deleted_at),
         pinned=True if pinned_at is not None else None,

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
-from chatd.store.database import Database, Params, Transaction
-from chatd.store.queries import Queries, Query
 from chatd.store.sqlfiles import sql_root
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from chatd.store.database import Database, Params, Transaction
+    from chatd.store.queries import Queries, Query
 
 _FILE = re.compile(r"(?P<version>\d{4})_(?P<name>\w+)\.(?P<way>up|down)(\.(?P<dialect>\w+))?\.sql")
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
+from chatd.records import encode_json
 
-from chatd.store.database import Database, Transaction
-from chatd.store.queries import Queries
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from chatd.store.database import Database, Params, Transaction
+    from chatd.store.queries import Queries
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +74,10 @@ class Rooms:
 
         async def work(tx: Transaction) -> None:
             people = ([(owner_id, "owner")] if owner_id else []) + [(user_id, "member") for user_id in member_ids]
-            row = {**room._asdict(), "now": now_ms, "member_count": len(people)}
+            row: Params = {**room._asdict(), "now": now_ms, "member_count": len(people)}
             await tx.run(self._queries["rooms.add"], row)
             for user_id, role in people:
-                member = {"room_id": room.id, "user_id": user_id, "role": role, "now": now_ms}
+                member: Params = {"room_id": room.id, "user_id": user_id, "role": role, "now": now_ms}
                 await tx.run(self._queries["rooms.add_member"], member)
 
         await self._database.transaction(work)
@@ -86,11 +88,11 @@ class Rooms:
 
     async def visible(self, user_id: str, *, after: str, limit: int, offset: int) -> list[RoomRow]:
         """Public rooms and the user's own, in order of their ids, behind the id `after`."""
-        params = {"user_id": user_id, "after": after, "limit": limit, "offset": offset}
+        params: Params = {"user_id": user_id, "after": after, "limit": limit, "offset": offset}
         return [RoomRow(*row) for row in await self._database.rows(self._queries["rooms.visible"], params)]
 
     async def members(self, room_id: str, *, after: str, limit: int, offset: int) -> list[MemberRow]:
-        params = {"room_id": room_id, "after": after, "limit": limit, "offset": offset}
+        params: Params = {"room_id": room_id, "after": after, "limit": limit, "offset": offset}
         return [MemberRow(*row) for row in await self._database.rows(self._queries["rooms.members"], params)]
 
     async def count_of_user(self, user_id: str) -> int:
@@ -99,9 +101,7 @@ class Rooms:
 
     async def of_users(self, user_ids: Sequence[str]) -> dict[str, list[OwnRoom]]:
         """The rooms of many users in one query; users without rooms are left out."""
-        rows = await self._database.rows(
-            self._queries["rooms.of_users"], {"users": msgspec.json.encode(user_ids).decode()}
-        )
+        rows = await self._database.rows(self._queries["rooms.of_users"], {"users": encode_json(user_ids).decode()})
         found: dict[str, list[OwnRoom]] = {}
         for user_id, *own in rows:
             found.setdefault(user_id, []).append(OwnRoom(*own))
@@ -109,10 +109,8 @@ class Rooms:
 
     async def last_seqs(self, room_ids: Sequence[str]) -> dict[str, int]:
         """The newest seq of each room that exists, in one query."""
-        rows = await self._database.rows(
-            self._queries["rooms.last_seqs"], {"rooms": msgspec.json.encode(room_ids).decode()}
-        )
-        return {room_id: last_seq for room_id, last_seq in rows}
+        rows = await self._database.rows(self._queries["rooms.last_seqs"], {"rooms": encode_json(room_ids).decode()})
+        return dict(rows)
 
     async def read_cursors(self, room_id: str, *, limit: int) -> list[tuple[str, int]]:
         rows = await self._database.rows(self._queries["rooms.read_cursors"], {"room_id": room_id, "limit": limit})

@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import queue
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
 from chatd.errors import Unavailable
 from chatd.store.database import Conflict, Dialect, Params, Row, Transaction, Work
-from chatd.store.queries import Query
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from chatd.store.queries import Query
 
 T = TypeVar("T")
 
@@ -99,7 +102,7 @@ def _run_through(work: Work[T], transaction: Transaction) -> T:
     except StopIteration as stop:
         result: T = stop.value
         return result
-    coroutine.close()  # type: ignore[attr-defined]  # coroutine wrappers have it; Generator's type does not say so
+    coroutine.close()
     raise RuntimeError("work in a transaction awaited something else than the transaction")
 
 

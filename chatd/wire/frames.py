@@ -9,9 +9,9 @@ Source: RFC 6455; sizes and close codes from spec/protocol.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
 
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, RejectConnection, RejectData, Request
@@ -19,6 +19,9 @@ from wsproto.frame_protocol import FrameProtocol, Opcode, ParseFailed
 from wsproto.utilities import RemoteProtocolError
 
 from chatd.errors import CloseCode, Disconnect
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 #: A request head that is longer than this is refused with 431.
 MAX_HEAD_BYTES: Final = 16 * 1024
@@ -167,7 +170,9 @@ class Handshake:
             raise self._refused(error) from None
         if not isinstance(request, Request):
             raise BadUpgrade(plain_response(400, "This port speaks WebSocket."))
-        headers = {bytes(name).decode("latin-1"): bytes(value).decode("latin-1") for name, value in request.extra_headers}
+        headers = {
+            bytes(name).decode("latin-1"): bytes(value).decode("latin-1") for name, value in request.extra_headers
+        }
         return Upgrade(target=request.target, host=request.host, headers=headers)
 
     def accept(self) -> bytes:
@@ -188,11 +193,8 @@ class Handshake:
         return BadUpgrade(plain_response(400, f"This port speaks WebSocket; try it with wscat. {error}."))
 
 
-_REASONS: Final = {400: "Bad Request", 426: "Upgrade Required", 431: "Request Header Fields Too Large"}
-
-
 def plain_response(status: int, detail: str, *, extra: bytes = b"") -> bytes:
     """A whole HTTP answer for a peer whose request could not be read far enough for wsproto to answer it."""
     body = (detail + "\n").encode()
-    head = f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n"
+    head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n"
     return head.encode() + extra + b"Content-Length: %d\r\n\r\n" % len(body) + body

@@ -124,7 +124,8 @@ class Outbox:
 
     @property
     def is_empty(self) -> bool:
-        return not (self._queue or self._held)
+        """Nothing waits for the socket."""
+        return not self._queue
 
     def _gather(self, block: bytes) -> bytes:
         """`block` with the queued ones behind it, up to 64 KiB: many small frames leave in one send."""

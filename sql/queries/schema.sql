@@ -23,5 +23,6 @@ SELECT value FROM server_facts WHERE name = :name LIMIT 1;
 -- name: add_fact
 INSERT INTO server_facts (name, value) VALUES (:name, :value) ON CONFLICT (name) DO NOTHING;
 
--- name: set_fact
-UPDATE server_facts SET value = :value WHERE name = :name;
+-- name: keep_fact
+-- Set a fact that may change.
+INSERT INTO server_facts (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDATE SET value = :value;

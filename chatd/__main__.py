@@ -1,0 +1,171 @@
+"""The command line: `chatd serve` and what an administrator needs beside it.
+
+Each command is a coroutine function that gets the configuration and its arguments and returns what to print. Wrong
+usage exits with 2; whatever else stands in the way is one sentence on standard error and exit 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final, NamedTuple, TypeAlias
+
+import trio
+
+from chatd import __version__, telemetry
+from chatd.administration import add_user, check, disable_user, issue_token, list_users, migrate_schema, set_password
+from chatd.config import Config, ConfigError
+from chatd.configfile import load_config
+from chatd.errors import Refusal
+from chatd.server import StartFault, serve
+from chatd.store.migrations import SchemaFault
+
+log = telemetry.get_logger(__name__)
+
+Run: TypeAlias = Callable[[Config, argparse.Namespace], Awaitable[str]]
+Declare: TypeAlias = Callable[[argparse.ArgumentParser], None]
+
+
+async def run_serve(config: Config, args: argparse.Namespace) -> str:
+    await serve(config, partial(_welcome, config))
+    return ""
+
+
+def _welcome(config: Config, websocket_port: int, http_port: int) -> None:
+    """Say where the daemon listens: to a person how to try it, otherwise as a log line."""
+    log.info("listening", websocket=websocket_port, http=http_port, pid=os.getpid())
+    if not sys.stdout.isatty():
+        return
+    http, websocket = f"http://{config.http.host}:{http_port}", f"ws://{config.websocket.host}:{websocket_port}"
+    print(  # noqa: T201 - for the person who started it
+        f"""
+chatd {__version__} listens on {websocket} and {http}. Data: {config.server.data_path}
+Try it:
+  curl -s {http}/api/auth/register -H 'Content-Type: application/json' \\
+       -d '{{"email":"ada@example.org","username":"ada","password":"correct horse"}}'
+  npx wscat -c {websocket}
+  > {{"type":"authenticate","token":"THE TOKEN FROM ABOVE"}}
+Stop it with Ctrl-C.
+""",
+        flush=True,
+    )
+
+
+async def run_check(config: Config, args: argparse.Namespace) -> str:
+    return await check(config)
+
+
+async def run_migrate(config: Config, args: argparse.Namespace) -> str:
+    return await migrate_schema(config, args.way, to=args.to)
+
+
+async def run_user(config: Config, args: argparse.Namespace) -> str:
+    match args.action:
+        case "list":
+            return await list_users(config)
+        case "add":
+            if not args.user or not args.email:
+                raise UsageError("chatd user add needs a name and --email.")
+            return await add_user(config, args.user, args.email, _ask_password())
+        case _:
+            if not args.user:
+                raise UsageError(f"chatd user {args.action} needs a name.")
+            if args.action == "disable":
+                return await disable_user(config, args.user)
+            return await set_password(config, args.user, _ask_password())
+
+
+def _ask_password() -> str:
+    """From the terminal, unseen; from standard input where there is none."""
+    return getpass.getpass("Password: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+
+
+async def run_token(config: Config, args: argparse.Namespace) -> str:
+    return await issue_token(config, args.user)
+
+
+class UsageError(Exception):
+    """The command line makes no sense; `str()` says what would."""
+
+
+class Command(NamedTuple):
+    """One command of the command line."""
+
+    run: Run
+    help: str
+    example: str
+    declare: Declare = lambda parser: None
+
+
+def _declare_migrate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("way", choices=["up", "down", "status"])
+    parser.add_argument("--to", type=int, metavar="N", help="stop at this migration (default: the newest; down: 0)")
+
+
+def _declare_user(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=["add", "list", "disable", "password"])
+    parser.add_argument("user", nargs="?", metavar="USER", help="username")
+    parser.add_argument("--email", help="for add; the password is asked for, or read from standard input")
+
+
+def _declare_token(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("user", metavar="USER", help="username")
+
+
+COMMANDS: Final[dict[str, Command]] = {
+    "serve": Command(run_serve, "run the daemon", "chatd serve --config /etc/chatd/chatd.toml"),
+    "check": Command(run_check, "read the configuration and try the back ends, changing nothing", "chatd check"),
+    "migrate": Command(
+        run_migrate, "bring the schema up or down, or show where it is", "chatd migrate up", _declare_migrate
+    ),
+    "user": Command(run_user, "accounts", "chatd user add ada --email ada@example.org", _declare_user),
+    "token": Command(run_token, "print an access token, ready for wscat or k6", "chatd token ada", _declare_token),
+}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line as argparse sees it."""
+    parser = argparse.ArgumentParser("chatd", description="A chat server daemon for raw WebSocket clients.")
+    parser.add_argument("--version", action="version", version=f"chatd {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(
+            name,
+            help=command.help,
+            description=f"{command.help[0].upper()}{command.help[1:]}.",
+            epilog=f"example: {command.example}",
+        )
+        sub.add_argument(
+            "--config", type=Path, metavar="FILE", help="chatd.toml to use (default: ./chatd.toml if there is one)"
+        )
+        command.declare(sub)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command and exit."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    try:
+        config = load_config(args.config, os.environ)
+        telemetry.configure_logging(config.telemetry.log_level, config.telemetry.log_format, sys.stderr)
+        told = trio.run(COMMANDS[args.command].run, config, args)
+    except UsageError as error:
+        parser.error(str(error))
+    except (ConfigError, StartFault, SchemaFault) as error:
+        sys.exit(f"chatd: {error}")
+    except Refusal as refusal:
+        sys.exit(f"chatd: {refusal.detail}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    if told:
+        print(told)  # noqa: T201 - what the command was asked for
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""`authenticate`: whose connection it is, and which rooms it hears from then on.
+
+The token is checked without the database; whether session and account still stand, and the user's rooms, come from
+one read that all who arrive at the same time share. The rooms are listened to in the very step that tells the client
+its positions, so that its first live event is the next one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from chatd import telemetry
+from chatd.chat.accounts import check_standing
+from chatd.chat.catchup import resume_room, resync
+from chatd.errors import CloseCode, Refusal
+from chatd.protocol import Authenticate, Authenticated, AuthError
+from chatd.records import Limits, RoomEntry, format_time
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from chatd.chat.context import Arrival, Chat
+    from chatd.chat.session import Session
+    from chatd.store.rooms import OwnRoom
+    from chatd.tokens import Claims
+
+log = telemetry.get_logger(__name__)
+
+#: How often memberships are read again because they changed while they were being read.
+TRIES: Final = 10
+
+
+async def authenticate(chat: Chat, session: Session, message: Authenticate) -> None:
+    """Make the session its user's, or end the connection with `auth_error`; on a live one, extend it."""
+    try:
+        claims = chat.tokens.read(message.token, chat.clock())
+        if session.user_id:
+            await extend(chat, session, claims, message)
+        else:
+            await begin(chat, session, claims, message)
+    except Refusal as refusal:
+        if refusal.is_temporary:
+            raise
+        refuse(chat, session, refusal, request_id=message.id)
+
+
+def refuse(chat: Chat, session: Session, refusal: Refusal, *, request_id: str | None = None) -> None:
+    """Answer `auth_error` and close."""
+    close_codes = {"forbidden": CloseCode.ACCOUNT_DISABLED, "limit_reached": CloseCode.CONNECTION_LIMIT}
+    code = close_codes.get(refusal.code, CloseCode.AUTH_FAILED)
+    chat.metrics.errors[refusal.code].inc()
+    log.info("authentication_refused", code=refusal.code)
+    session.send(AuthError(id=request_id, message=refusal.detail, code=refusal.code))
+    session.line.end(code, refusal.code)
+
+
+async def extend(chat: Chat, session: Session, claims: Claims, message: Authenticate) -> None:
+    """A fresh token of the same user: the connection lives on with its expiry."""
+    if claims.user_id != session.user_id:
+        raise Refusal("unauthenticated", "This token is another user's; open a new connection for them.")
+    await settle_in(chat, session, claims, message)
+
+
+async def begin(chat: Chat, session: Session, claims: Claims, message: Authenticate) -> None:
+    """The first token of a connection: from here on it is its user's."""
+    limit = chat.options.limits.connections_per_user
+    if limit and (await chat.bus.devices([claims.user_id])).get(claims.user_id, 0) >= limit:
+        raise Refusal("limit_reached", f"You have {limit} connections already; close one of them first.")
+    session.user_id = claims.user_id
+    # From here on notices about the user reach this session, so that no change goes unseen.
+    chat.sessions.add(session)
+    telemetry.bind_context(user=session.user_id)
+    await settle_in(chat, session, claims, message)
+    log.info("authenticated", rooms=len(session.rooms))
+    if message.resume is not None:
+        await resume(chat, session, message)
+
+
+async def settle_in(chat: Chat, session: Session, claims: Claims, message: Authenticate) -> None:
+    """Check that the session stands, listen to its rooms, and tell the client where it is."""
+    session.session_id = claims.session_id
+    arrival = await read_arrival(chat, session)
+    session.expires_at_ms = claims.expires_at_ms
+    entries = listen_to_rooms(chat, session, arrival.rooms, message)
+    session.line.authenticated()
+    session.send(authenticated(chat, session, entries, message.id))
+
+
+async def read_arrival(chat: Chat, session: Session) -> Arrival:
+    """Standing and rooms of the session, with the rooms active here, all of it true at the return."""
+    for _ in range(TRIES):
+        changes = session.changes
+        arrival = await chat.arrivals.get((session.session_id, session.user_id))
+        if arrival is None:
+            raise Refusal("unauthenticated", "This session does not exist any more; sign in again.")
+        check_standing(arrival.standing, session.user_id)
+        assert arrival.standing is not None
+        session.username = arrival.standing.username
+        await chat.hub.activate([room.room_id for room in arrival.rooms])
+        if changes == session.changes:
+            return arrival
+    raise Refusal("overloaded", "Your rooms change too fast to be read; try again.", retry_after_ms=1000)
+
+
+def listen_to_rooms(chat: Chat, session: Session, rooms: Sequence[OwnRoom], message: Authenticate) -> list[RoomEntry]:
+    """Hear every room from its position on, but those that are to be replayed; no step of others comes between."""
+    replayed = message.resume.rooms if message.resume is not None else {}
+    entries = []
+    for own in rooms:
+        room = chat.hub.room(own.room_id)
+        if room is None:
+            continue
+        session.rooms[own.room_id] = own.role
+        if own.room_id not in replayed:
+            chat.hub.listen(session, own.room_id, after=room.position)
+        entries.append(
+            RoomEntry(
+                room_id=own.room_id,
+                name=own.name,
+                kind=own.kind,
+                last_seq=room.position,
+                last_read_seq=own.read_seq,
+                unread=own.unread,
+            )
+        )
+    return entries
+
+
+def authenticated(chat: Chat, session: Session, entries: list[RoomEntry], request_id: str | None) -> Authenticated:
+    limits, websocket = chat.options.limits, chat.options.websocket
+    return Authenticated(
+        id=request_id,
+        user_id=session.user_id,
+        username=session.username,
+        connection_id=session.connection_id,
+        epoch=chat.epoch,
+        expires_at=format_time(session.expires_at_ms),
+        heartbeat_seconds=websocket.heartbeat_s,
+        limits=Limits(
+            messages_per_minute=limits.messages_per_minute,
+            requests_per_minute=limits.requests_per_minute,
+            content_characters=limits.content_characters,
+            message_bytes=websocket.message_bytes,
+            metadata_bytes=limits.metadata_bytes,
+        ),
+        rooms=entries,
+    )
+
+
+async def resume(chat: Chat, session: Session, message: Authenticate) -> None:
+    """Replay every room that the client named; a stale epoch is answered with `resync`, never guessed."""
+    assert message.resume is not None
+    for room_id, after in message.resume.rooms.items():
+        if message.resume.epoch != chat.epoch and room_id in session.rooms and chat.hub.room(room_id):
+            resync(chat, session, room_id, "epoch_changed")
+        else:
+            await resume_room(chat, session, room_id, after)

@@ -1,0 +1,68 @@
+"""What may stand in a message: length, characters, metadata. Both doors check with these functions.
+
+Lengths are in characters (Unicode code points), as people count them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from chatd.errors import Refusal
+from chatd.records import encode_json
+
+if TYPE_CHECKING:
+    from chatd.config import LimitOptions
+
+#: Control characters but tab, newline and carriage return (C0, DEL, C1).
+_CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+
+
+def check_content(content: str, limits: LimitOptions) -> str:
+    """The content as it is to be stored. Raises `Refusal`: `bad_message` or `content_too_long`."""
+    if limits.content_characters and len(content) > limits.content_characters:
+        raise Refusal(
+            "content_too_long",
+            f"The field `content` has {len(content)} characters; at most {limits.content_characters} are allowed.",
+        )
+    if not content or content.isspace():
+        raise Refusal("bad_message", "The field `content` is empty; write something.")
+    if not (content.isascii() and content.isprintable()) and _CONTROL.search(content):
+        raise Refusal("bad_message", "The field `content` has control characters; only tab and new line are allowed.")
+    return content
+
+
+def check_metadata(metadata: dict[str, Any] | None, limits: LimitOptions) -> bytes | None:
+    """Metadata as JSON text. Raises `Refusal` (`bad_message`) if it is too large or has a NUL character in it."""
+    if metadata is None:
+        return None
+    encoded = encode_json(metadata)
+    if limits.metadata_bytes and len(encoded) > limits.metadata_bytes:
+        raise Refusal(
+            "bad_message",
+            f"The field `metadata` has {len(encoded)} bytes as JSON; at most {limits.metadata_bytes} are allowed.",
+        )
+    if b"\\u0000" in encoded:
+        raise Refusal("bad_message", "The field `metadata` has a NUL character in it.")
+    return encoded
+
+
+def check_client_message_id(client_message_id: str | None, limits: LimitOptions) -> None:
+    limit = limits.client_message_id_bytes
+    if client_message_id is None:
+        return
+    if limit and len(client_message_id.encode()) > limit:
+        raise Refusal("bad_message", f"The field `clientMessageId` is longer than {limit} bytes.")
+    if not client_message_id.isprintable():
+        raise Refusal("bad_message", "The field `clientMessageId` has characters that cannot be printed.")
+
+
+def hash_request(*parts: str | bytes | None) -> str:
+    """A short hash of all that a sender asked for: tells a repeat from another message under the same key."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        data = b"" if part is None else part if isinstance(part, bytes) else part.encode()
+        digest.update(b"%d:" % (-1 if part is None else len(data)))
+        digest.update(data)
+    return digest.hexdigest()

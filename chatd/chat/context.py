@@ -1,0 +1,120 @@
+"""What the rules work with: the store, the journal, the hub and the bus, the limits and the clock, in one record.
+
+`server` makes it once; every rule, from either door, gets it as its first argument. Rates are made from the limits
+here, so that a limit has one name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from chatd.config import (
+    AuthOptions,
+    Features,
+    HttpOptions,
+    LimitOptions,
+    MessageOptions,
+    ResumeOptions,
+    WebSocketOptions,
+)
+from chatd.errors import Refusal
+from chatd.rates import Rate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from chatd.bus.hub import Hub
+    from chatd.bus.port import Bus
+    from chatd.chat.sessions import Sessions
+    from chatd.clock import Clock
+    from chatd.health import Health
+    from chatd.loader import Loader
+    from chatd.metrics import Metrics
+    from chatd.passwords import Passwords
+    from chatd.store.accounts import Accounts, Standing
+    from chatd.store.journal import Journal
+    from chatd.store.messages import Messages
+    from chatd.store.rooms import OwnRoom, Rooms
+    from chatd.tokens import Tokens
+    from chatd.wire.outbox import Outbox
+
+
+class Arrival(NamedTuple):
+    """What a connection needs to know when it authenticates, from one state of the database."""
+
+    standing: Standing | None
+    rooms: list[OwnRoom]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The tables of chatd.toml that the rules read."""
+
+    limits: LimitOptions = LimitOptions()
+    auth: AuthOptions = AuthOptions()
+    messages: MessageOptions = MessageOptions()
+    resume: ResumeOptions = ResumeOptions()
+    websocket: WebSocketOptions = WebSocketOptions()
+    http: HttpOptions = HttpOptions()
+    features: Features = Features()
+
+
+class Rates(NamedTuple):
+    """The limits that refill, as rates."""
+
+    messages: Rate
+    requests: Rate
+    rooms: Rate
+    joins: Rate
+    sign_ins: Rate
+    api: Rate
+
+
+def rates_of(limits: LimitOptions) -> Rates:
+    return Rates(
+        messages=Rate(limits.messages_per_minute, 60.0),
+        requests=Rate(limits.requests_per_minute, 60.0),
+        rooms=Rate(limits.rooms_per_hour, 3600.0),
+        joins=Rate(limits.joins_per_hour, 3600.0),
+        sign_ins=Rate(limits.sign_ins_per_hour, 3600.0),
+        api=Rate(limits.api_per_minute, 60.0),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """Everything that rules use. `seconds` is the event loop's clock, `clock` the time of day."""
+
+    options: Options
+    rates: Rates
+    epoch: str
+    clock: Clock
+    seconds: Callable[[], float]
+    bus: Bus
+    hub: Hub
+    journal: Journal
+    accounts: Accounts
+    rooms: Rooms
+    messages: Messages
+    arrivals: Loader[tuple[str, str], Arrival]
+    sessions: Sessions
+    tokens: Tokens
+    passwords: Passwords
+    metrics: Metrics
+    health: Health
+    #: Outboxes that hold an acknowledgement until the batch's events have been sent.
+    holding: list[Outbox] = field(default_factory=list)
+
+    def flush(self) -> None:
+        """Send the acknowledgements that no event took along. The journal calls it after each batch."""
+        for outbox in self.holding:
+            outbox.flush()
+        self.holding.clear()
+
+
+async def take(chat: Chat, key: str, rate: Rate, detail: str) -> None:
+    """Take one from a shared budget. Raises `Refusal` (`rate_limited`) with the time after which there is one."""
+    wait_ms = await chat.bus.take(key, rate)
+    if wait_ms:
+        raise Refusal("rate_limited", detail, retry_after_ms=wait_ms)

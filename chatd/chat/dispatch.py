@@ -1,0 +1,81 @@
+"""From a text frame to the rule that answers it: one table of what exists, what it costs, and who may ask.
+
+`dispatch` is the way of every WebSocket message: decode, find the rule, take its cost, run it, answer. A refusal becomes
+`error` with the request's `id`; a request without a reply of its own gets `ok`, if it had an `id`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+
+from chatd import protocol
+from chatd.chat.arrival import authenticate
+from chatd.chat.messages import get_history, send_message
+from chatd.chat.refusals import send_error
+from chatd.chat.rooms import join_room, leave_room
+from chatd.decoding import BadMessage, decode
+from chatd.errors import Refusal
+from chatd.protocol import Ok, Ping, Pong, ServerReply
+from chatd.rates import spend
+from chatd.records import format_time
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from chatd.chat.context import Chat
+    from chatd.chat.session import Session
+
+
+class Rule(NamedTuple):
+    """A rule and its price. `own` is one whose price it takes itself; `request` counts towards the connection's."""
+
+    run: Callable[[Chat, Session, Any], Awaitable[ServerReply | None]]
+    price: Literal["own", "request"] = "request"
+    before_authentication: bool = False
+
+
+async def pong(chat: Chat, session: Session, message: Ping) -> Pong:
+    """Answer a client's own heartbeat."""
+    return Pong(id=message.id, time=format_time(chat.clock()))
+
+
+RULES: Final[dict[type, Rule]] = {
+    protocol.Authenticate: Rule(authenticate, before_authentication=True),
+    protocol.Ping: Rule(pong, before_authentication=True),
+    protocol.JoinRoom: Rule(join_room),
+    protocol.LeaveRoom: Rule(leave_room),
+    protocol.SendMessage: Rule(send_message, price="own"),
+    protocol.GetHistory: Rule(get_history),
+}
+
+
+async def dispatch(chat: Chat, session: Session, text: str) -> None:
+    """Answer one text frame. Never raises a `Refusal`; anything else that it raises is a defect."""
+    request_id = None
+    try:
+        message = decode(text)
+        request_id = message.id
+        rule = RULES.get(type(message))
+        if rule is None:
+            raise Refusal("feature_disabled", "This server does not do that yet.")
+        if not session.user_id and not rule.before_authentication:
+            raise Refusal("unauthenticated", 'Send {"type":"authenticate","token":"…"} first.')
+        if rule.price == "request":
+            _take_request(chat, session)
+        reply = await rule.run(chat, session, message)
+        if reply is not None and (request_id is not None or type(reply) is not Ok):
+            session.send(reply)
+    except BadMessage as refusal:
+        send_error(chat, session, refusal, request_id=refusal.request_id)
+    except Refusal as refusal:
+        send_error(chat, session, refusal, request_id=request_id)
+
+
+def _take_request(chat: Chat, session: Session) -> None:
+    session.requests_full_at, wait_ms = spend(session.requests_full_at, chat.seconds(), chat.rates.requests)
+    if wait_ms:
+        raise Refusal(
+            "rate_limited",
+            f"You may make {chat.rates.requests.burst} requests a minute on one connection; wait a little.",
+            retry_after_ms=wait_ms,
+        )

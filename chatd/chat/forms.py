@@ -1,0 +1,116 @@
+"""The JSON bodies of HTTP requests, and the paging parameters of their queries, as typed records.
+
+Same field names and same kind of sentences as the WebSocket side; whatever is not a field is refused.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from chatd.errors import Refusal
+from chatd.protocol import ClientMessageId, Id, MessageType
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+T = TypeVar("T")
+
+MAX_PAGE = 100
+MAX_OFFSET = 1_000_000
+
+
+class _Form(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+    pass
+
+
+class Registration(_Form, frozen=True, kw_only=True):
+    email: str
+    username: str
+    password: str
+
+
+class Login(_Form, frozen=True, kw_only=True):
+    email: str
+    password: str
+
+
+class Refresh(_Form, frozen=True, kw_only=True):
+    refresh_token: Annotated[str, Meta(max_length=1000)]
+
+
+class ProfileChange(_Form, frozen=True, kw_only=True):
+    """What is absent stays; an empty text removes."""
+
+    username: str | None = None
+    display_name: str | None = None
+    status_message: str | None = None
+    password: str | None = None
+    old_password: str | None = None
+
+
+class RoomForm(_Form, frozen=True, kw_only=True):
+    name: Annotated[str, Meta(min_length=1, max_length=100)]
+    kind: Literal["public", "private"] = "public"
+    topic: Annotated[str, Meta(max_length=500)] | None = None
+    members: Annotated[list[Id], Meta(max_length=1000)] = []
+
+
+class MessageForm(_Form, frozen=True, kw_only=True):
+    content: str
+    message_type: MessageType = "text"
+    file_id: Id | None = None
+    reply_to: Id | None = None
+    metadata: dict[str, Any] | None = None
+    client_message_id: ClientMessageId | None = None
+
+
+def read_form(body: bytes, form: type[T]) -> T:
+    """A body as a form. Raises `Refusal` (`bad_message`) that names the field."""
+    try:
+        return msgspec.json.decode(body, type=form)
+    except msgspec.ValidationError as error:
+        fault, _, where = str(error).partition(" - at `$")
+        field = where.strip(".`")
+        named = f"The field `{field}` is wrong: " if field else ""
+        raise Refusal("bad_message", f"{named}{fault.replace('`', '')}.") from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise Refusal("bad_message", f"The body is not JSON ({str(error)[:100]}).") from None
+
+
+class PageQuery(NamedTuple):
+    """Which page of a list is asked for."""
+
+    limit: int
+    offset: int
+    before_seq: int | None
+    after_seq: int | None
+    last_message_id: str | None
+    after_id: str
+
+
+def read_page(query: Mapping[str, str], *, default_limit: int) -> PageQuery:
+    """The paging parameters of a query. Raises `Refusal` (`bad_message`) that names the parameter."""
+    page = PageQuery(
+        limit=_number(query, "limit", default_limit, lowest=1, highest=MAX_PAGE),
+        offset=_number(query, "offset", 0, lowest=0, highest=MAX_OFFSET),
+        before_seq=_number(query, "beforeSeq", -1, lowest=0, highest=2**53) if "beforeSeq" in query else None,
+        after_seq=_number(query, "afterSeq", -1, lowest=0, highest=2**53) if "afterSeq" in query else None,
+        last_message_id=query.get("lastMessageId"),
+        after_id=query.get("after", ""),
+    )
+    cursors = [name for name in ("beforeSeq", "afterSeq", "lastMessageId") if name in query]
+    if len(cursors) > 1:
+        raise Refusal("bad_message", f"Give one of `{'`, `'.join(cursors)}`, not several.")
+    return page
+
+
+def _number(query: Mapping[str, str], name: str, default: int, *, lowest: int, highest: int) -> int:
+    text = query.get(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or not lowest <= int(text[:20]) <= highest:
+        raise Refusal("bad_message", f"The parameter `{name}` is a number from {lowest} to {highest}.")
+    return int(text)

@@ -1,0 +1,243 @@
+"""Sending messages and reading history, for both doors.
+
+A message is checked, counted against its sender's budget and given to the journal; the acknowledgement is sent by the
+journal's batch once it is durable (promise 1). History comes from the encoded tail where it reaches, else from the
+store, and a page is bounded in bytes as well, so that it fits an outbox.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from chatd.chat.content import check_client_message_id, check_content, check_metadata, hash_request
+from chatd.chat.permissions import check_may
+from chatd.chat.refusals import send_error
+from chatd.errors import Refusal
+from chatd.protocol import GetHistory, MessageAck, MessageType, RoomHistory, SendMessage, encode, message_in
+from chatd.records import Message, Raw, encode_json, format_time
+from chatd.store.entries import Outcome, Post
+from chatd.store.messages import NO_SEQ
+from chatd.wire.frames import text_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from chatd.bus.room import ActiveRoom
+    from chatd.chat.context import Chat
+    from chatd.chat.session import Session
+
+
+class Sender(NamedTuple):
+    """Who sends: always from the token, never from the message."""
+
+    user_id: str
+    username: str
+    role: str | None
+
+
+@dataclass(slots=True)
+class Draft:
+    """A message as its sender asked for it, through either door."""
+
+    room_id: str
+    content: str
+    message_type: MessageType
+    file_id: str | None
+    reply_to: str | None
+    metadata: dict[str, Any] | None
+    client_message_id: str | None
+
+
+class Acknowledgement:
+    """Tells a connection what became of its message; the journal calls it after the commit."""
+
+    __slots__ = ("_chat", "_client_message_id", "_message_type", "_received_s", "_request_id", "_session")
+
+    def __init__(self, chat: Chat, session: Session, message: SendMessage) -> None:
+        self._chat = chat
+        self._session = session
+        self._request_id = message.id
+        self._client_message_id = message.client_message_id
+        self._message_type = message.message_type
+        self._received_s = chat.seconds()
+
+    def __call__(self, outcome: Outcome) -> None:
+        chat, session = self._chat, self._session
+        session.pending -= 1
+        session.line.settled()
+        if isinstance(outcome, Refusal):
+            send_error(chat, session, outcome, request_id=self._request_id)
+            return
+        ack = MessageAck(
+            id=self._request_id,
+            message_id=outcome.message_id,
+            room_id=outcome.room_id,
+            seq=outcome.seq,
+            created_at=format_time(outcome.created_at_ms),
+            duplicate=outcome.duplicate,
+            client_message_id=self._client_message_id,
+        )
+        session.outbox.hold(text_frame(encode(ack)))
+        chat.holding.append(session.outbox)
+        chat.metrics.processing_seconds.observe(chat.seconds() - self._received_s)
+        if not outcome.duplicate:
+            chat.metrics.messages[self._message_type].inc()
+
+
+async def send_message(chat: Chat, session: Session, message: SendMessage) -> None:
+    """Give a message to the journal; `message_ack` follows after its commit, `new_message` to the room then."""
+    post = await prepare(
+        chat,
+        Sender(session.user_id, session.username, session.rooms.get(message.room_id)),
+        message,
+        Acknowledgement(chat, session, message),
+    )
+    chat.journal.append(post)
+    session.pending += 1
+
+
+async def prepare(chat: Chat, sender: Sender, draft: SendMessage | Draft, settle: Acknowledgement | None) -> Post:
+    """Check a message and take it from its sender's budget. Raises `Refusal`; the budget pays only for good ones."""
+    limits = chat.options.limits
+    check_may(sender.role, "send")
+    content = check_content(draft.content, limits)
+    client_message_id = draft.client_message_id
+    if draft.message_type in ("image", "file") or draft.file_id is not None:
+        raise Refusal("feature_disabled", "This server does not take files yet; send text or code.")
+    metadata = None if draft.metadata is None else check_metadata(draft.metadata, limits)
+    request_hash = None
+    if client_message_id is not None:
+        check_client_message_id(client_message_id, limits)
+        request_hash = hash_request(draft.room_id, draft.message_type, content, draft.reply_to, metadata)
+    wait_ms = await chat.bus.take("messages:" + sender.user_id, chat.rates.messages)
+    if wait_ms:
+        raise Refusal(
+            "rate_limited",
+            f"You may send {limits.messages_per_minute} messages a minute; wait a little.",
+            retry_after_ms=wait_ms,
+        )
+    return Post(
+        room_id=draft.room_id,
+        sender_id=sender.user_id,
+        sender_name=sender.username,
+        message_type=draft.message_type,
+        content=content,
+        settle=settle or _ignore,
+        reply_to=draft.reply_to,
+        metadata=metadata,
+        client_message_id=client_message_id,
+        request_hash=request_hash,
+    )
+
+
+def _ignore(outcome: Outcome) -> None:
+    """`Journal.write` puts its own in the place of this one."""
+
+
+async def post_message(chat: Chat, sender: Sender, draft: Draft) -> tuple[Message, bool]:
+    """Store a message and return it as everybody sees it, and whether it had been stored before (HTTP)."""
+    post = await prepare(chat, sender, draft, None)
+    stored = await chat.journal.write(post)
+    if not stored.duplicate:
+        chat.metrics.messages[draft.message_type].inc()
+    [message] = await chat.messages.after(stored.room_id, stored.seq - 1, limit=1)
+    return message, stored.duplicate
+
+
+class Page(NamedTuple):
+    """Messages in ascending order, encoded, and whether there are more behind them in the direction of reading."""
+
+    messages: list[Raw]
+    has_more: bool
+    first_seq: int = 0
+    last_seq: int = 0
+
+
+async def get_history(chat: Chat, session: Session, message: GetHistory) -> RoomHistory:
+    """A page of a room's history without joining it again."""
+    check_may(session.rooms.get(message.room_id), "read")
+    if message.before_seq is not None and message.after_seq is not None:
+        raise Refusal("bad_message", "Give `beforeSeq` or `afterSeq`, not both.")
+    await chat.hub.activate([message.room_id])
+    room = chat.hub.room(message.room_id)
+    if room is None:
+        raise Refusal("not_found", "There is no such room.")
+    limit = message.limit or chat.options.messages.history
+    if message.after_seq is not None:
+        page = await page_after(chat, message.room_id, message.after_seq, limit)
+    elif message.before_seq is not None:
+        page = await page_before(chat, message.room_id, message.before_seq, limit)
+    else:
+        page = await newest_page(chat, room, limit)
+    await session.line.wait_for_space()
+    return room_history(room, room.position, page, message.id)
+
+
+async def newest_page(chat: Chat, room: ActiveRoom, limit: int) -> Page:
+    """The newest messages of an active room up to its position at the call; from its tail if that holds enough."""
+    from_tail = page_of_tail(room, limit, max_bytes=chat.options.websocket.outbox_bytes // 2)
+    if from_tail is not None:
+        return from_tail
+    return await page_before(chat, room.room_id, room.position + 1, limit)
+
+
+def page_of_tail(room: ActiveRoom, limit: int, *, max_bytes: int) -> Page | None:
+    """The newest page out of the encoded tail, or `None` if the tail does not hold it."""
+    found: list[Raw] = []
+    size = 0
+    for event in reversed(room.tail):
+        if event.kind != "new_message":
+            continue
+        if len(found) == limit:
+            return Page(found[::-1], has_more=True)
+        size += len(event.body)
+        if size > max_bytes and found:
+            return Page(found[::-1], has_more=True)
+        found.append(message_in(event.body))
+    reaches_start = room.position == len(room.tail)
+    return Page(found[::-1], has_more=False) if reaches_start else None
+
+
+async def page_before(chat: Chat, room_id: str, before_seq: int, limit: int, *, offset: int = 0) -> Page:
+    """The newest messages below a seq; of those too many for a page the newest are kept."""
+    found = await chat.messages.before(room_id, before_seq, limit=limit + 1, offset=offset)
+    encoded = [encode_json(message) for message in reversed(found)][:limit]
+    kept = _fitting(encoded, chat.options.websocket.outbox_bytes // 2)[::-1]
+    return _page(kept, found[len(found) - len(kept) :], has_more=len(kept) < len(found))
+
+
+async def page_after(chat: Chat, room_id: str, after_seq: int, limit: int) -> Page:
+    """The oldest messages above a seq; of those too many for a page the oldest are kept."""
+    found = await chat.messages.after(room_id, after_seq, limit=limit + 1, before=NO_SEQ)
+    encoded = [encode_json(message) for message in found][:limit]
+    kept = _fitting(encoded, chat.options.websocket.outbox_bytes // 2)
+    return _page(kept, found[: len(kept)], has_more=len(kept) < len(found))
+
+
+def _page(encoded: Sequence[bytes], messages: Sequence[Message], *, has_more: bool) -> Page:
+    if not encoded:
+        return Page([], has_more)
+    return Page([Raw(data) for data in encoded], has_more, messages[0].seq, messages[-1].seq)
+
+
+def _fitting(encoded: Sequence[bytes], max_bytes: int) -> Sequence[bytes]:
+    """As many as fit, at least one."""
+    size = 0
+    for index, data in enumerate(encoded):
+        size += len(data)
+        if size > max_bytes and index:
+            return encoded[:index]
+    return encoded
+
+
+def room_history(room: ActiveRoom, seq: int, page: Page, request_id: str | None) -> RoomHistory:
+    return RoomHistory(
+        id=request_id,
+        room_id=room.room_id,
+        messages=page.messages,
+        seq=seq,
+        has_more=page.has_more,
+        typing=[],
+        read_cursors=[],
+    )

@@ -1,0 +1,175 @@
+"""Rooms: making them, finding them, joining and leaving, and who is in them.
+
+Joining and leaving are durable events with a seq of their own, so they go through the journal. A private room and a
+missing one look alike to a stranger.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chatd.bus.port import Notice
+from chatd.chat.catchup import catch_up, resume_room
+from chatd.chat.context import Chat, take
+from chatd.chat.messages import newest_page, room_history
+from chatd.chat.permissions import check_may
+from chatd.errors import Refusal
+from chatd.ids import new_id
+from chatd.protocol import JoinRoom, LeaveRoom, Ok
+from chatd.records import Member, Room, format_time, format_time_or_none
+from chatd.store.database import Conflict
+from chatd.store.entries import MembershipChange, Outcome
+from chatd.store.rooms import MemberRow, NewRoom, RoomRow
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from chatd.chat.session import Session
+
+
+async def join_room(chat: Chat, session: Session, message: JoinRoom) -> None:
+    """Become a member, unless one already; then `room_history`, or what was missed since `afterSeq`; then live."""
+    room_id = message.room_id
+    if room_id not in session.rooms:
+        await become_member(chat, session, room_id)
+    await chat.hub.activate([room_id])
+    room = chat.hub.room(room_id)
+    if room is None or room_id not in session.rooms:
+        raise _no_such_room()
+    if message.after_seq is not None:
+        await resume_room(chat, session, room_id, message.after_seq, message.id)
+        return
+    seq = room.position
+    page = await newest_page(chat, room, message.limit or chat.options.messages.history)
+    await session.line.wait_for_space()
+    if room_id not in session.rooms:
+        raise _no_such_room()
+    session.send(room_history(room, seq, page, message.id))
+    if session not in room.listeners:
+        await catch_up(chat, session, room_id, seq)
+
+
+async def become_member(chat: Chat, session: Session, room_id: str) -> None:
+    """Make the session's user a member and note it in the session."""
+    room = await chat.rooms.by_id(room_id, asked_by=session.user_id)
+    if room is None or (room.role is None and room.kind != "public"):
+        raise _no_such_room()
+    role = room.role
+    if role is None:
+        limits = chat.options.limits
+        if limits.rooms_per_user and await chat.rooms.count_of_user(session.user_id) >= limits.rooms_per_user:
+            raise Refusal("limit_reached", f"You are in {limits.rooms_per_user} rooms; leave one of them first.")
+        detail = f"You may join {limits.joins_per_hour} rooms an hour; try again later."
+        await take(chat, "joins:" + session.user_id, chat.rates.joins, detail)
+        role = "member"
+        session.joining.add(room_id)
+        try:
+            await chat.journal.write(change(session.user_id, session.username, room_id, role=role))
+        finally:
+            session.joining.discard(room_id)
+    session.rooms[room_id] = role
+
+
+async def leave_room(chat: Chat, session: Session, message: LeaveRoom) -> Ok:
+    """End the membership; the room hears `user_left`, and this is the last that its leaver hears of it."""
+    check_may(session.rooms.get(message.room_id), "read")
+    await chat.journal.write(change(session.user_id, session.username, message.room_id))
+    return Ok(id=message.id)
+
+
+def change(user_id: str, username: str, room_id: str, *, role: str | None = None) -> MembershipChange:
+    return MembershipChange(
+        room_id=room_id, user_id=user_id, username=username, online=True, settle=_settled_by_writer, role=role
+    )
+
+
+def _settled_by_writer(outcome: Outcome) -> None:
+    """`Journal.write` puts its own in the place of this one."""
+
+
+async def create_room(
+    chat: Chat, user_id: str, *, name: str, kind: str, topic: str | None, member_ids: Sequence[str]
+) -> Room:
+    """Make a room with its owner and first members; their live connections hear it from then on."""
+    if not chat.options.features.room_creation:
+        raise Refusal("feature_disabled", "Making rooms is switched off on this server.")
+    limits = chat.options.limits
+    if limits.rooms_per_user and await chat.rooms.count_of_user(user_id) >= limits.rooms_per_user:
+        raise Refusal("limit_reached", f"You are in {limits.rooms_per_user} rooms; leave one of them first.")
+    others = [member_id for member_id in dict.fromkeys(member_ids) if member_id != user_id]
+    if limits.members_per_room and len(others) + 1 > limits.members_per_room:
+        raise Refusal("limit_reached", f"A room has at most {limits.members_per_room} members.")
+    detail = f"You may make {limits.rooms_per_hour} rooms an hour; try again later."
+    await take(chat, "rooms:" + user_id, chat.rates.rooms, detail)
+    room = NewRoom(new_id(), kind, name, topic, user_id)
+    try:
+        await chat.rooms.add(room, owner_id=user_id, member_ids=others, now_ms=chat.clock())
+    except Conflict:
+        raise Refusal("not_found", "One of `members` is no user's id.") from None
+    for member_id in (user_id, *others):
+        chat.bus.announce(Notice("member_joined", member_id, room.id, seq=0))
+    return await read_room(chat, user_id, room.id)
+
+
+async def read_room(chat: Chat, user_id: str, room_id: str) -> Room:
+    """A room that the user may see. Raises `Refusal` (`not_found`)."""
+    return as_record(await visible_room(chat, user_id, room_id))
+
+
+async def visible_room(chat: Chat, user_id: str, room_id: str) -> RoomRow:
+    room = await chat.rooms.by_id(room_id, asked_by=user_id)
+    if room is None or (room.role is None and room.kind != "public"):
+        raise _no_such_room()
+    return room
+
+
+async def list_rooms(chat: Chat, user_id: str, *, after: str, limit: int, offset: int) -> tuple[list[Room], bool]:
+    """Public rooms and one's own, and whether there are more."""
+    rows = await chat.rooms.visible(user_id, after=after, limit=limit + 1, offset=offset)
+    return [as_record(row) for row in rows[:limit]], len(rows) > limit
+
+
+async def list_members(
+    chat: Chat, user_id: str, room_id: str, *, after: str, limit: int, offset: int
+) -> tuple[list[Member], bool]:
+    """A room's members with who is online and on how many devices, and whether there are more."""
+    room = await visible_room(chat, user_id, room_id)
+    check_may(room.role, "read")
+    rows = await chat.rooms.members(room_id, after=after, limit=limit + 1, offset=offset)
+    devices = await chat.bus.devices([row.user_id for row in rows[:limit]])
+    return [_member(row, devices.get(row.user_id, 0)) for row in rows[:limit]], len(rows) > limit
+
+
+def _member(row: MemberRow, device_count: int) -> Member:
+    online = device_count > 0
+    return Member(
+        user_id=row.user_id,
+        username=row.username,
+        display_name=row.display_name,
+        role=row.role,
+        joined_at=format_time(row.joined_at),
+        online=online,
+        status=row.status if online else "offline",
+        status_message=row.status_message,
+        device_count=device_count,
+        last_seen=None if online else format_time_or_none(row.last_seen_at),
+    )
+
+
+def as_record(row: RoomRow) -> Room:
+    return Room(
+        id=row.id,
+        name=row.name,
+        kind=row.kind,
+        topic=row.topic,
+        created_by=row.created_by,
+        created_at=format_time(row.created_at),
+        member_count=row.member_count,
+        max_members=row.max_members,
+        last_seq=row.last_seq,
+        role=row.role,
+    )
+
+
+def _no_such_room() -> Refusal:
+    return Refusal("not_found", "There is no such room, or it is not for you; GET /api/rooms lists those that are.")

@@ -1,0 +1,68 @@
+"""One WebSocket connection as the rules see it: whose it is, which rooms it is in, and where its answers go.
+
+`nursery` makes it and owns the socket; a rule never sees more of the connection than this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from chatd.protocol import ServerMessage, encode
+from chatd.wire.frames import text_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from chatd.errors import ErrorCode
+    from chatd.wire.outbox import Outbox
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What a connection offers to its session.
+
+    `end(code, reason)` ends it, once and for all; `refused(code)` counts a refusal towards the penalty;
+    `authenticated()` stops the clock of the first message; `wait_for_space()` waits until half of the outbox is free;
+    `settled()` is called when an answer that was promised has been given.
+    """
+
+    outbox: Outbox
+    end: Callable[[int, str], None]
+    refused: Callable[[ErrorCode], None]
+    authenticated: Callable[[], None]
+    wait_for_space: Callable[[], Awaitable[None]]
+    settled: Callable[[], None]
+
+
+class Session:
+    """A connection's user, rooms and budget. Before it has authenticated `user_id` is empty."""
+
+    __slots__ = (
+        "address", "changes", "connection_id", "expires_at_ms", "joining", "line", "outbox", "pending", "put",
+        "put_ephemeral", "requests_full_at", "rooms", "session_id", "user_id", "username",
+    )  # fmt: skip
+
+    def __init__(self, connection_id: str, address: str, line: Line) -> None:
+        self.connection_id = connection_id
+        self.address = address
+        self.line = line
+        self.outbox = line.outbox
+        self.put = line.outbox.put
+        self.put_ephemeral = line.outbox.put_ephemeral
+        self.user_id = ""
+        self.username = ""
+        self.session_id = ""
+        self.expires_at_ms = 0
+        #: Room id to the user's role there.
+        self.rooms: dict[str, str] = {}
+        #: Rooms that this connection is about to join by itself.
+        self.joining: set[str] = set()
+        #: Counts what changed in the user's memberships, so that a stale read of them is found out.
+        self.changes = 0
+        #: Messages that wait for their commit.
+        self.pending = 0
+        self.requests_full_at = 0.0
+
+    def send(self, message: ServerMessage) -> None:
+        self.put(text_frame(encode(message)))

@@ -1,0 +1,83 @@
+"""From a text frame to a client message, and from a faulty one to a sentence that names the field and the fault.
+
+The sentences are for somebody at a keyboard with wscat: they say what was wrong and what would be right.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import msgspec
+
+from chatd.errors import Refusal
+from chatd.protocol import CLIENT_TYPES, MAX_ID_BYTES, ClientMessage
+
+_decoder: Final[msgspec.json.Decoder[ClientMessage]] = msgspec.json.Decoder(ClientMessage)
+_loose_decoder: Final = msgspec.json.Decoder(dict[str, Any])
+
+
+def decode(text: str) -> ClientMessage:
+    """One text frame as a message.
+
+    Raises `BadMessage`, a `Refusal` with code `bad_message` whose detail names the field and the fault.
+    """
+    try:
+        message = _decoder.decode(text)
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
+        raise _explained(error, text) from None
+    if message.id is not None and len(message.id.encode()) > MAX_ID_BYTES:
+        raise BadMessage(f"The field `id` is longer than {MAX_ID_BYTES} bytes.", request_id=None)
+    return message
+
+
+class BadMessage(Refusal):
+    """A frame that is no message of the protocol; `request_id` is its `id`, if that could be read."""
+
+    def __init__(self, detail: str, *, request_id: str | None) -> None:
+        super().__init__("bad_message", detail)
+        self.request_id = request_id
+
+
+_UNKNOWN_TYPE = re.compile(r"Invalid value '(?P<value>.*)' - at `\$\.type`", re.DOTALL)
+_AT = re.compile(r"(?P<fault>.*) - at `\$\.?(?P<field>.*)`", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(?P<field>.*)`", re.DOTALL)
+_UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<field>.*)`", re.DOTALL)
+
+
+def _explained(error: Exception, text: str) -> BadMessage:
+    """msgspec's error as a sentence for somebody at a keyboard, with the `id` of the request where it has one."""
+    request_id: str | None = None
+    kind = "this message"
+    if isinstance(error, msgspec.ValidationError):
+        # The text is JSON, so reading it loosely cannot fail unless it is not an object.
+        try:
+            loose = _loose_decoder.decode(text)
+        except msgspec.DecodeError:
+            return BadMessage('A message is one JSON object, such as {"type":"ping"}.', request_id=None)
+        if isinstance(loose.get("id"), str) and len(loose["id"].encode()) <= MAX_ID_BYTES:
+            request_id = loose["id"]
+        if loose.get("type") in CLIENT_TYPES:
+            kind = f"`{loose['type']}`"
+    return BadMessage(_sentence(error, kind), request_id=request_id)
+
+
+def _sentence(error: Exception, kind: str) -> str:
+    fault = str(error)
+    if isinstance(error, RecursionError):
+        return "This message is nested too deeply; keep `metadata` flat."
+    if not isinstance(error, msgspec.ValidationError):
+        return f'This is not JSON ({fault}). A message is one JSON object, such as {{"type":"ping"}}.'
+    if found := _UNKNOWN_TYPE.fullmatch(fault):
+        return f"There is no message type `{found['value'][:64]}`. The types are: {', '.join(CLIENT_TYPES)}."
+    where = f" of {kind}"
+    if found := _AT.fullmatch(fault):
+        fault, field = found["fault"], found["field"]
+        if not _MISSING.fullmatch(fault) and not _UNKNOWN_FIELD.fullmatch(fault):
+            return f"The field `{field[:64]}`{where} is wrong: {fault[0].lower()}{fault[1:].replace('`', '')}."
+        where = f" in `{field[:64]}`{where}"
+    if found := _MISSING.fullmatch(fault):
+        return f"The field `{found['field'][:64]}`{where} is missing."
+    if found := _UNKNOWN_FIELD.fullmatch(fault):
+        return f"There is no field `{found['field'][:64]}`{where}; leave it out."
+    return f"{fault.replace('`', '')}."

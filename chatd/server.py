@@ -1,0 +1,384 @@
+"""The life of the process: back ends, listeners, signals, and the drain at the end.
+
+`open_chat` opens everything behind the sockets, in an order in which each thing closes before what it needs; `serve`
+puts the two listeners in front of it and waits for a signal. Stopping: nothing new is accepted, every client hears
+`server_shutdown` with a delay of its own, what is being committed is finished, connections close with 1012, and the
+process ends within `server.drain_s`; a second signal ends it at once.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from chatd import telemetry
+from chatd.addresses import parse_networks
+from chatd.admission import Admission
+from chatd.bus.hub import HubOptions, open_hub
+from chatd.bus.local import LocalBus
+from chatd.bus.port import Event, Notice
+from chatd.chat.catchup import follow
+from chatd.chat.context import Arrival, Chat, Options, rates_of
+from chatd.chat.routes import answer
+from chatd.chat.session import Session
+from chatd.chat.sessions import Sessions
+from chatd.clock import Clock, wall_clock_ms
+from chatd.config import Config, Secret
+from chatd.credentials import signing_secrets
+from chatd.errors import CloseCode, Refusal, Unavailable
+from chatd.health import Health
+from chatd.ids import new_id
+from chatd.listener import HttpOptions, serve_http
+from chatd.loader import open_loader
+from chatd.metrics import Metrics
+from chatd.nursery import Door, serve_websockets
+from chatd.passwords import Passwords
+from chatd.store.accounts import Accounts
+from chatd.store.facts import Facts
+from chatd.store.journal import JournalOptions, open_journal
+from chatd.store.messages import Messages
+from chatd.store.migrations import SchemaFault, migrate, read_migrations, read_state
+from chatd.store.queries import Queries
+from chatd.store.rooms import NewRoom, Rooms
+from chatd.store.sqlite import open_sqlite
+from chatd.tokens import Tokens
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from chatd.store.database import Database
+
+log = telemetry.get_logger(__name__)
+
+#: Devices that wait to follow a join made elsewhere; past it the device is told to reconnect.
+MAX_FOLLOWING: Final = 1000
+#: Seconds between two proofs that the parts work, and between two writings of who was last seen.
+UPKEEP_S: Final = 2.0
+#: Sessions that expired so long ago are removed.
+FORGET_SESSIONS_MS: Final = 30 * 86_400_000
+#: Clients that are told of the shutdown before the loop turns to others.
+DRAIN_BATCH: Final = 200
+#: Clients are asked to come back within so many milliseconds at least, and one more for each connection.
+RECONNECT_MS: Final = 1000
+BACKLOG: Final = 4096
+
+#: Called when both ports are open: with the WebSocket's and the HTTP side's port.
+OnListening = Callable[[int, int], None]
+
+
+class StartFault(Exception):
+    """The daemon cannot start; `str()` is one sentence that says why. Nothing was changed."""
+
+
+@asynccontextmanager
+async def open_database(config: Config) -> AsyncIterator[tuple[Database, Queries]]:
+    """The database of the configuration. Raises `StartFault`."""
+    if config.database.url:
+        raise StartFault("[database] url: this chatd runs on its embedded database only; leave the option out.")
+    path = database_path(config)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartFault(f"The data folder {path.parent} cannot be made: {error.strerror}.") from error
+    if not os.access(path.parent, os.W_OK):
+        raise StartFault(f"The data folder {path.parent} cannot be written to; change its owner or server.data_dir.")
+    async with AsyncExitStack() as stack:
+        try:
+            database = await stack.enter_async_context(open_sqlite(path, readers=config.database.readers))
+        except Unavailable as error:
+            raise StartFault(error.detail) from error
+        yield database, Queries(database.dialect)
+
+
+def database_path(config: Config) -> Path:
+    return config.server.data_path / "chatd.db"
+
+
+async def prepare_schema(config: Config, database: Database, queries: Queries) -> None:
+    """Have the schema that this chatd needs; an embedded database is migrated, another one only if told to."""
+    migrations = read_migrations(database.dialect)
+    try:
+        state = await read_state(database, queries, migrations)
+        if not state.waiting:
+            return
+        if config.database.url and not config.database.migrate:
+            raise StartFault("The database's schema is older than this chatd; run `chatd migrate up`.")
+        for step in await migrate(database, queries, migrations):
+            log.info("migrated", step=step)
+    except SchemaFault as fault:
+        raise StartFault(str(fault)) from fault
+    except Unavailable as out:
+        raise StartFault(f"{database_path(config)}: {out.detail}") from out
+
+
+@asynccontextmanager
+async def open_chat(
+    config: Config, *, clock: Clock = wall_clock_ms, metrics: Metrics | None = None
+) -> AsyncIterator[Chat]:
+    """Everything behind the sockets, ready for rules to run. Raises `StartFault` and `ConfigError`."""
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        database, queries = await enter(open_database(config))
+        secrets = signing_secrets(config.auth, config.server.data_path)
+        await prepare_schema(config, database, queries)
+        metrics = metrics or Metrics()
+        accounts, rooms = Accounts(database, queries), Rooms(database, queries)
+        messages, facts = Messages(database, queries), Facts(database, queries)
+        epoch = await facts.get_or_add("epoch", new_id())
+        await _have_lobby(config, rooms, facts, clock)
+
+        bus = LocalBus(trio.current_time)
+        hub_options = HubOptions(tail_events=config.messages.tail, slice_receivers=config.websocket.fanout_slice)
+        hub = await enter(open_hub(bus, hub_options, read_last_seqs=rooms.last_seqs, read_events=messages.events_after))
+        holding: list[Callable[[], None]] = []
+
+        def publish(events: Sequence[Event]) -> None:
+            bus.publish(events)
+            for event in events:
+                if event.subject is not None:
+                    has_joined = event.kind == "user_joined"
+                    bus.announce(
+                        Notice(
+                            "member_joined" if has_joined else "member_left", event.subject, event.room_id, event.seq
+                        )
+                    )
+
+        def after_batch() -> None:
+            for flush in holding:
+                flush()
+
+        journal_options = JournalOptions(
+            max_waiting=config.database.journal_max_waiting,
+            max_entries=config.database.commit_max_entries,
+            max_members=config.limits.members_per_room,
+        )
+        journal = await enter(
+            open_journal(
+                database, queries, journal_options, clock=clock, metrics=metrics, publish=publish,
+                after_batch=after_batch,
+            )
+        )  # fmt: skip
+        arrivals = await enter(open_loader(partial(_read_arrivals, accounts, rooms)))
+        followers, to_follow = trio.open_memory_channel[tuple[Session, str, int]](MAX_FOLLOWING)
+        chat = Chat(
+            options=Options(
+                limits=config.limits,
+                auth=config.auth,
+                messages=config.messages,
+                resume=config.resume,
+                websocket=config.websocket,
+                http=config.http,
+                features=config.server.features,
+            ),
+            rates=rates_of(config.limits),
+            epoch=epoch,
+            clock=clock,
+            seconds=trio.current_time,
+            bus=bus,
+            hub=hub,
+            journal=journal,
+            accounts=accounts,
+            rooms=rooms,
+            messages=messages,
+            arrivals=arrivals,
+            sessions=Sessions(hub, bus, partial(_queue_follower, followers)),
+            tokens=Tokens(secrets.current, secrets.previous or Secret(), access_s=config.auth.access_minutes * 60),
+            passwords=Passwords(cost=config.auth.bcrypt_cost, workers=config.auth.bcrypt_workers),
+            metrics=metrics,
+            health=Health(trio.current_time, stale_after_s=5 * UPKEEP_S),
+        )
+        holding.append(chat.flush)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_let_follow, chat, to_follow)
+            await _prove(chat, database, queries)
+            nursery.start_soon(_keep_up, chat, database, queries)
+            yield chat
+            nursery.cancel_scope.cancel()
+        await _store_departures(chat)
+
+
+async def _have_lobby(config: Config, rooms: Rooms, facts: Facts, clock: Clock) -> None:
+    """Make the first room, once in the life of a database."""
+    if await facts.get("lobby") is None:
+        lobby = NewRoom(new_id(), "public", config.server.lobby, None, None)
+        await rooms.add(lobby, owner_id=None, member_ids=(), now_ms=clock())
+        await facts.get_or_add("lobby", lobby.id)
+
+
+async def _read_arrivals(
+    accounts: Accounts, rooms: Rooms, keys: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], Arrival]:
+    """Standing and rooms of all who authenticate at this moment, in two queries."""
+    standings = await accounts.standings([session_id for session_id, _ in keys])
+    own_rooms = await rooms.of_users(list({user_id for _, user_id in keys}))
+    return {key: Arrival(standings.get(key[0]), own_rooms.get(key[1], [])) for key in keys}
+
+
+def _queue_follower(
+    followers: trio.MemorySendChannel[tuple[Session, str, int]], session: Session, room_id: str, seq: int
+) -> None:
+    try:
+        followers.send_nowait((session, room_id, max(seq - 1, 0)))
+    except trio.WouldBlock:
+        session.line.end(CloseCode.TRY_LATER, "your rooms change too fast: reconnect")
+
+
+async def _let_follow(chat: Chat, to_follow: trio.MemoryReceiveChannel[tuple[Session, str, int]]) -> None:
+    """Devices whose user joined a room on another one begin to hear it."""
+    async for session, room_id, after in to_follow:
+        try:
+            await follow(chat, session, room_id, after)
+        except Refusal as refusal:
+            session.line.end(CloseCode.TRY_LATER, f"{refusal.code}: reconnect")
+
+
+async def _keep_up(chat: Chat, database: Database, queries: Queries) -> None:
+    """Every few seconds: prove that the parts work, store who left, and once an hour forget old sessions."""
+    next_cleaning = trio.current_time()
+    while True:
+        await trio.sleep(UPKEEP_S)
+        await _prove(chat, database, queries)
+        try:
+            await _store_departures(chat)
+            if trio.current_time() >= next_cleaning:
+                next_cleaning = trio.current_time() + 3600
+                await chat.accounts.forget_sessions(chat.clock() - FORGET_SESSIONS_MS)
+        except Refusal as refusal:
+            log.warning("upkeep_failed", detail=refusal.detail)
+
+
+async def _prove(chat: Chat, database: Database, queries: Queries) -> None:
+    """Read and write the database, and hear the bus."""
+    try:
+        params = {"name": "proof", "value": str(chat.clock())}
+        await database.transaction(lambda tx: tx.run(queries["schema.keep_fact"], params))
+        await database.row(queries["schema.fact"], {"name": "proof"})
+        chat.health.prove("database")
+        await chat.bus.devices([])
+        chat.health.prove("bus")
+    except Refusal as refusal:
+        chat.health.fail("database", refusal.detail)
+
+
+async def _store_departures(chat: Chat) -> None:
+    departures, chat.sessions.departures = chat.sessions.departures, {}
+    if departures:
+        await chat.accounts.saw(departures)
+
+
+# -- the sockets --------------------------------------------------------------------------------------------------
+
+
+def bind(table: str, host: str, port: int, *, reuse_port: bool = False) -> list[socket.socket]:
+    """Listening, non-blocking sockets for a host. Raises `StartFault` that names the table of the option."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise StartFault(f"[{table}] host: {host} cannot be resolved ({error.strerror}).") from error
+    sockets: list[socket.socket] = []
+    for family, kind, protocol, _, address in dict.fromkeys(found):
+        sock = socket.socket(family, kind, protocol)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            sock.bind(address)
+            sock.listen(BACKLOG)
+        except OSError as error:
+            for opened in (sock, *sockets):
+                opened.close()
+            raise StartFault(
+                f"[{table}] port: cannot listen on {host}:{port} ({os.strerror(error.errno or 0)}); "
+                "stop what uses it or choose another port."
+            ) from error
+        sock.setblocking(False)
+        sockets.append(sock)
+    return sockets
+
+
+async def serve(config: Config, on_listening: OnListening, *, stop: trio.Event | None = None) -> None:
+    """Run the daemon until SIGTERM or SIGINT, or until `stop` is set. Raises `StartFault` and `ConfigError`."""
+    websocket_sockets = bind(
+        "websocket", config.websocket.host, config.websocket.port, reuse_port=config.websocket.reuse_port
+    )
+    try:
+        http_sockets = bind("http", config.http.host, config.http.port)
+    except StartFault:
+        for sock in websocket_sockets:
+            sock.close()
+        raise
+    draining = stop or trio.Event()
+    try:
+        async with open_chat(config) as chat:
+            admission = Admission(config.limits, trio.current_time)
+            proxies = parse_networks(config.http.trusted_proxies)
+            door = Door(chat, config.websocket, admission, chat.metrics, proxies)
+            on_listening(websocket_sockets[0].getsockname()[1], http_sockets[0].getsockname()[1])
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_watch_signals, draining)
+                nursery.start_soon(partial(serve_websockets, websocket_sockets, door, draining=draining))
+                nursery.start_soon(_serve_http, config, http_sockets, chat, draining)
+                await draining.wait()
+                await _drain(config, chat, door)
+                nursery.cancel_scope.cancel()
+    finally:
+        for sock in (*websocket_sockets, *http_sockets):
+            sock.close()
+
+
+async def _serve_http(config: Config, sockets: list[socket.socket], chat: Chat, draining: trio.Event) -> None:
+    options = config.http
+    listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in sockets]
+    await serve_http(
+        listeners,
+        partial(answer, chat),
+        draining=draining,
+        options=HttpOptions(
+            head_timeout_s=options.head_timeout_s,
+            body_timeout_s=options.body_timeout_s,
+            idle_timeout_s=options.idle_timeout_s,
+            write_timeout_s=options.write_timeout_s,
+            max_json_bytes=options.max_json_bytes,
+            max_connections=options.max_connections,
+            cors_origins=options.cors_origins,
+            trusted_proxies=parse_networks(options.trusted_proxies),
+            hsts=config.server.public_url.startswith("https://"),
+        ),
+    )
+
+
+async def _watch_signals(draining: trio.Event) -> None:
+    """The first SIGTERM or SIGINT begins the drain; the second ends the process where it stands."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            if draining.is_set():
+                log.warning("stopped_at_once", signal=signal.Signals(number).name)
+                os._exit(1)
+            log.info("stopping", signal=signal.Signals(number).name)
+            draining.set()
+
+
+async def _drain(config: Config, chat: Chat, door: Door) -> None:
+    """Tell every client, finish what is being committed, and wait for the connections to end, with a deadline."""
+    door.admission.is_draining = True
+    chat.health.is_draining = True
+    spread_ms = RECONNECT_MS + len(door.connections)
+    with trio.move_on_after(config.server.drain_s * 0.9):
+        for index, connection in enumerate(list(door.connections)):
+            delay_ms = int(random.uniform(0, spread_ms))  # noqa: S311 - spreads load, no secret
+            connection.shut_down(delay_ms)
+            if index % DRAIN_BATCH == DRAIN_BATCH - 1:
+                await trio.lowlevel.checkpoint()
+        while door.connections or chat.journal.waiting:
+            await trio.sleep(0.02)
+    log.info("drained", left=len(door.connections), waiting=chat.journal.waiting)

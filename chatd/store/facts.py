@@ -1,0 +1,35 @@
+"""Facts about the database as a whole: its epoch, which changes when a backup is restored, and its lobby."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from chatd.store.database import Database, Transaction
+    from chatd.store.queries import Queries
+
+
+class Facts:
+    """Names with values, each set once unless it is changed on purpose. All calls raise `Unavailable`."""
+
+    def __init__(self, database: Database, queries: Queries) -> None:
+        self._database = database
+        self._queries = queries
+
+    async def get(self, name: str) -> str | None:
+        row = await self._database.row(self._queries["schema.fact"], {"name": name})
+        return None if row is None else row[0]
+
+    async def get_or_add(self, name: str, value: str) -> str:
+        """The value of a fact, which becomes `value` if there was none; two who do it at once get the same."""
+
+        async def work(tx: Transaction) -> str:
+            row = await tx.row(self._queries["schema.fact"], {"name": name})
+            if row is None:
+                await tx.run(self._queries["schema.add_fact"], {"name": name, "value": value})
+                row = await tx.row(self._queries["schema.fact"], {"name": name})
+            assert row is not None
+            known: str = row[0]
+            return known
+
+        return await self._database.transaction(work)
