@@ -11,7 +11,7 @@ from typing import Any
 from bench.load import Load
 from bench.scenarios import NODE
 
-BUSY = 0.9
+BUSY = 0.85
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Outcome:
     load: dict[str, Any] = field(default_factory=dict)
 
 
-def figures_of(mode: str, load: Load) -> dict[str, float]:
-    """Every figure of a run by name; shares are of one core."""
+def figures_of(mode: str, load: Load, load_cores: int) -> dict[str, float]:
+    """Every figure of a run by name; shares are of one core. `load_cores`: how many generator and database have."""
     report, marks = load.report, load.marks
     begin, end = marks["begin"], marks["end"]
     length_s = max(end.at_s - begin.at_s, 1e-9)
@@ -56,7 +56,7 @@ def figures_of(mode: str, load: Load) -> dict[str, float]:
         "server_share": server_cpu_s / length_s,
         "database_share": (end.database_cpu_s - begin.database_cpu_s) / length_s,
         "generator_share": report["cpu_seconds"] / max(report["window_seconds"], 1e-9),
-        "harness_share": harness_cpu_s / length_s,
+        "load_cores_share": (load_cpu_s + harness_cpu_s) / length_s / load_cores,
         # what else ran on the cores in use: above a few percent, something disturbed the run
         "server_core_strangers": max(0.0, end.server_core_s - begin.server_core_s - server_cpu_s) / length_s,
         "load_core_strangers": max(0.0, end.load_cores_s - begin.load_cores_s - load_cpu_s - harness_cpu_s) / length_s,
@@ -112,7 +112,7 @@ def bottleneck(mode: str, figures: dict[str, float]) -> str:
         return "generator"
     if figures["server_share"] >= BUSY:
         return "server"
-    if figures["generator_share"] + figures["database_share"] >= BUSY:
+    if figures["load_cores_share"] >= BUSY:
         return "db + generator"
     return {"throughput": "waiting", "connect": "waiting"}.get(mode, "")
 

@@ -84,6 +84,11 @@ def execute_one(run: Run, place: Place, on_progress: load.Progress) -> figures.O
     try:
         with SERVERS[run.server].open(population, place) as server:
             done = load.run_load(scenario, server, clients=clients, cores=place.cores, on_progress=on_progress)
+        failure = figures.failure_of(done)
+        if failure:
+            kept = CACHE / f"failed-{scenario.name}-{run.server}.log"
+            shutil.copy(server.log, kept)
+            failure += f"; its log: {kept}"
     except (processes.StartFailed, load.LoadFailed) as error:
         return figures.Outcome(scenario.name, scenario.mode, run.server, run.round, failure=str(error))
     return figures.Outcome(
@@ -91,8 +96,8 @@ def execute_one(run: Run, place: Place, on_progress: load.Progress) -> figures.O
         scenario.mode,
         run.server,
         run.round,
-        figures=figures.figures_of(scenario.mode, done),
-        failure=figures.failure_of(done),
+        figures=figures.figures_of(scenario.mode, done, len({*place.cores.generator, *place.cores.database})),
+        failure=failure,
         load=done.as_json(),
     )
 

@@ -103,6 +103,7 @@ SCENARIOS = (
         "connect",
         connections=9500,
         room_size=10,
+        idle_s=22.0,  # so that everyone's heartbeat of 20 s is in it
     ),
 )
 

@@ -264,7 +264,7 @@ def test_a_server_that_cannot_start_fails_its_own_run_only(monkeypatch: pytest.M
 def outcome_of(scenario: str, server: str, *, failure: str | None = None, **found: float) -> Outcome:
     """An outcome with made-up figures, the rest 0.5."""
     mode = scenario_named(scenario).mode
-    names = [column.figure for column in report.COLUMNS[mode]] + list(report.SHARES) + ["server_core_strangers"]
+    names = [column.figure for column in report.COLUMNS[mode]] + [*report.SHARES, "load_cores_share"]
     slots = [[400.0, 98], [2000.0, 2]]
     return Outcome(
         scenario,
