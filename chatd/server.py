@@ -317,7 +317,7 @@ async def serve(config: Config, on_listening: OnListening, *, stop: trio.Event |
         for sock in websocket_sockets:
             sock.close()
         raise
-    draining = stop or trio.Event()
+    draining = trio.Event() if stop is None else stop
     try:
         async with open_chat(config) as chat:
             admission = Admission(config.limits, trio.current_time)
