@@ -31,7 +31,7 @@ Run: TypeAlias = Callable[[Config, argparse.Namespace], Awaitable[str]]
 Declare: TypeAlias = Callable[[argparse.ArgumentParser], None]
 
 
-async def run_serve(config: Config, args: argparse.Namespace) -> str:
+async def run_serve(config: Config, _args: argparse.Namespace) -> str:
     await serve(config, partial(_welcome, config))
     return ""
 
@@ -42,7 +42,7 @@ def _welcome(config: Config, websocket_port: int, http_port: int) -> None:
     if not sys.stdout.isatty():
         return
     http, websocket = f"http://{config.http.host}:{http_port}", f"ws://{config.websocket.host}:{websocket_port}"
-    print(  # noqa: T201 - for the person who started it
+    print(
         f"""
 chatd {__version__} listens on {websocket} and {http}. Data: {config.server.data_path}
 Try it:
@@ -56,7 +56,7 @@ Stop it with Ctrl-C.
     )
 
 
-async def run_check(config: Config, args: argparse.Namespace) -> str:
+async def run_check(config: Config, _args: argparse.Namespace) -> str:
     return await check(config)
 
 
@@ -99,7 +99,7 @@ class Command(NamedTuple):
     run: Run
     help: str
     example: str
-    declare: Declare = lambda parser: None
+    declare: Declare | None = None
 
 
 def _declare_migrate(parser: argparse.ArgumentParser) -> None:
@@ -143,7 +143,8 @@ def make_parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--config", type=Path, metavar="FILE", help="chatd.toml to use (default: ./chatd.toml if there is one)"
         )
-        command.declare(sub)
+        if command.declare is not None:
+            command.declare(sub)
     return parser
 
 
@@ -164,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     if told:
-        print(told)  # noqa: T201 - what the command was asked for
+        print(told)
 
 
 if __name__ == "__main__":

@@ -7,18 +7,21 @@ the same rules as a registration over HTTP.
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from chatd import __version__
 from chatd.chat import accounts
 from chatd.chat.accounts import Origin
-from chatd.chat.context import Chat
-from chatd.config import Config
 from chatd.credentials import find_signing_secrets
 from chatd.errors import Refusal
 from chatd.records import format_time
 from chatd.server import StartFault, bind, database_path, open_chat, open_database
-from chatd.store.accounts import Account
 from chatd.store.migrations import migrate, read_migrations, read_state
+
+if TYPE_CHECKING:
+    from chatd.chat.context import Chat
+    from chatd.config import Config
+    from chatd.store.accounts import Account
 
 PAGE = 500
 

@@ -1,11 +1,8 @@
-"""Every message on the wire, once: what clients may send, what they hear, and how both become bytes.
+"""Every message on the wire, once: what clients may send and what they hear.
 
-`ClientMessage` and `ServerMessage` are msgspec tagged unions on the field `type`. Names are snake case here and
-camel case on the wire; a server field that is `None` is left out. `encode` gives the JSON bytes of a server message;
-`decoding` turns a text frame into a client message. The records that messages carry (`Message`, `RoomEntry`, …) are
-in `records`. Called by `chat`; knows nothing of sockets.
-
-Source: spec/protocol.md. What has no rule yet is still decoded here, and `chat.dispatch` answers `feature_disabled`.
+`ClientMessage` and `ServerMessage` are msgspec tagged unions on the field `type`. Names are snake case here and camel
+case on the wire; a server field that is `None` is left out. `decoding` turns a text frame into a client message; the
+records that messages carry are in `records`. What has no rule yet is decoded too. Source: spec/protocol.md.
 """
 
 from __future__ import annotations
@@ -149,25 +146,12 @@ class GetHistory(_Client, frozen=True):
     limit: PageSize | None = None
 
 
-ClientMessage: TypeAlias = (  # fmt: skip
-    Authenticate
-    | Ping
-    | JoinRoom
-    | LeaveRoom
-    | SendMessage
-    | SendDm
-    | EditMessage
-    | DeleteMessage
-    | AddReaction
-    | RemoveReaction
-    | PinMessage
-    | UnpinMessage
-    | MarkAsRead
-    | TypingStart
-    | TypingStop
-    | UpdateStatus
-    | GetHistory
+# fmt: off
+ClientMessage: TypeAlias = (
+    Authenticate | Ping | JoinRoom | LeaveRoom | SendMessage | SendDm | EditMessage | DeleteMessage | AddReaction
+    | RemoveReaction | PinMessage | UnpinMessage | MarkAsRead | TypingStart | TypingStop | UpdateStatus | GetHistory
 )
+# fmt: on
 
 
 class _Server(
@@ -386,32 +370,18 @@ class ServerShutdown(_Server, frozen=True):
 
 
 ServerReply: TypeAlias = Authenticated | AuthError | Pong | Ok | Error | MessageAck | RoomHistory | CaughtUp | Resync
-RoomChange: TypeAlias = (  # fmt: skip
-    NewMessage
-    | NewDm
-    | MessageEdited
-    | MessageDeleted
-    | ReactionAdded
-    | ReactionRemoved
-    | MessagePinned
-    | MessageUnpinned
-    | UserJoined
-    | UserLeft
-    | RoomUpdated
-    | MemberUpdated
+# fmt: off
+RoomChange: TypeAlias = (
+    NewMessage | NewDm | MessageEdited | MessageDeleted | ReactionAdded | ReactionRemoved | MessagePinned
+    | MessageUnpinned | UserJoined | UserLeft | RoomUpdated | MemberUpdated
 )
-Signal: TypeAlias = (  # fmt: skip
-    MessagesRead
-    | MessagesDelivered
-    | UserTyping
-    | UserStoppedTyping
-    | UserOnline
-    | UserOffline
-    | UserStatus
-    | UnreadDms
-    | Notification
-    | ServerShutdown
+# fmt: on
+# fmt: off
+Signal: TypeAlias = (
+    MessagesRead | MessagesDelivered | UserTyping | UserStoppedTyping | UserOnline | UserOffline | UserStatus
+    | UnreadDms | Notification | ServerShutdown
 )
+# fmt: on
 ServerMessage: TypeAlias = ServerReply | RoomChange | Signal
 
 #: The names of all client messages on the wire, sorted.

@@ -198,8 +198,8 @@ async def open_chat(
         holding.append(chat.flush)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_let_follow, chat, to_follow)
-            await _prove(chat, database, queries)
-            nursery.start_soon(_keep_up, chat, database, queries)
+            await _prove(chat, facts)
+            nursery.start_soon(_keep_up, chat, facts)
             yield chat
             nursery.cancel_scope.cancel()
         await _store_departures(chat)
@@ -240,12 +240,12 @@ async def _let_follow(chat: Chat, to_follow: trio.MemoryReceiveChannel[tuple[Ses
             session.line.end(CloseCode.TRY_LATER, f"{refusal.code}: reconnect")
 
 
-async def _keep_up(chat: Chat, database: Database, queries: Queries) -> None:
+async def _keep_up(chat: Chat, facts: Facts) -> None:
     """Every few seconds: prove that the parts work, store who left, and once an hour forget old sessions."""
     next_cleaning = trio.current_time()
     while True:
         await trio.sleep(UPKEEP_S)
-        await _prove(chat, database, queries)
+        await _prove(chat, facts)
         try:
             await _store_departures(chat)
             if trio.current_time() >= next_cleaning:
@@ -255,12 +255,14 @@ async def _keep_up(chat: Chat, database: Database, queries: Queries) -> None:
             log.warning("upkeep_failed", detail=refusal.detail)
 
 
-async def _prove(chat: Chat, database: Database, queries: Queries) -> None:
+async def _prove(chat: Chat, facts: Facts) -> None:
     """Read and write the database, and hear the bus."""
     try:
-        params = {"name": "proof", "value": str(chat.clock())}
-        await database.transaction(lambda tx: tx.run(queries["schema.keep_fact"], params))
-        await database.row(queries["schema.fact"], {"name": "proof"})
+        now = str(chat.clock())
+        await facts.put("proof", now)
+        if await facts.get("proof") != now:
+            chat.health.fail("database", "It does not give back what was written.")
+            return
         chat.health.prove("database")
         await chat.bus.devices([])
         chat.health.prove("bus")
@@ -326,10 +328,14 @@ async def serve(config: Config, on_listening: OnListening, *, stop: trio.Event |
             on_listening(websocket_sockets[0].getsockname()[1], http_sockets[0].getsockname()[1])
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_watch_signals, draining)
-                nursery.start_soon(partial(serve_websockets, websocket_sockets, door, draining=draining))
-                nursery.start_soon(_serve_http, config, http_sockets, chat, draining)
-                await draining.wait()
-                await _drain(config, chat, door)
+                async with trio.open_nursery() as serving:
+                    serving.start_soon(partial(serve_websockets, websocket_sockets, door, draining=draining))
+                    serving.start_soon(_serve_http, config, http_sockets, chat, draining)
+                    await draining.wait()
+                    # What is left of the time is for the journal, which commits what waits as it closes.
+                    serving.cancel_scope.deadline = trio.current_time() + 0.9 * config.server.drain_s
+                    await _tell_all(chat, door)
+                log.info("drained", late=serving.cancel_scope.cancelled_caught)
                 nursery.cancel_scope.cancel()
     finally:
         for sock in (*websocket_sockets, *http_sockets):
@@ -368,17 +374,12 @@ async def _watch_signals(draining: trio.Event) -> None:
             draining.set()
 
 
-async def _drain(config: Config, chat: Chat, door: Door) -> None:
-    """Tell every client, finish what is being committed, and wait for the connections to end, with a deadline."""
+async def _tell_all(chat: Chat, door: Door) -> None:
+    """Tell every client to come back, each at a time of its own, so that they do not all come at once."""
     door.admission.is_draining = True
     chat.health.is_draining = True
     spread_ms = RECONNECT_MS + len(door.connections)
-    with trio.move_on_after(config.server.drain_s * 0.9):
-        for index, connection in enumerate(list(door.connections)):
-            delay_ms = int(random.uniform(0, spread_ms))  # noqa: S311 - spreads load, no secret
-            connection.shut_down(delay_ms)
-            if index % DRAIN_BATCH == DRAIN_BATCH - 1:
-                await trio.lowlevel.checkpoint()
-        while door.connections or chat.journal.waiting:
-            await trio.sleep(0.02)
-    log.info("drained", left=len(door.connections), waiting=chat.journal.waiting)
+    for index, connection in enumerate(list(door.connections)):
+        connection.shut_down(int(random.uniform(0, spread_ms)))  # noqa: S311 - spreads load, no secret
+        if index % DRAIN_BATCH == DRAIN_BATCH - 1:
+            await trio.lowlevel.checkpoint()

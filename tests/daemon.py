@@ -9,19 +9,21 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from subprocess import PIPE
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
-from trio_websocket import WebSocketConnection, connect_websocket_url
+from trio_websocket import ConnectionClosed, WebSocketConnection, connect_websocket_url
 
 from chatd.configfile import load_config
 from chatd.server import serve
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
 
 #: Hashing that is quick, and for tests that are about something else no limits in the way.
 QUICK = {"CHATD_AUTH_BCRYPT_COST": "4"}
@@ -97,15 +99,13 @@ class Client:
 
     async def wait_closed(self, *, within_s: float = 10) -> tuple[int, str]:
         """Read until the server has closed: the close code and reason. What came before goes into `inbox`."""
-        from trio_websocket import ConnectionClosed
-
         with trio.fail_after(within_s):
             while True:
                 try:
                     self.inbox.append(json.loads(await self.connection.get_message()))
                 except ConnectionClosed as closed:
-                    assert closed.reason is not None
-                    return closed.reason.code, closed.reason.reason or ""
+                    reason = closed.reason
+                    return (1006, "") if reason is None else (reason.code, reason.reason or "")
 
 
 @dataclass
@@ -163,9 +163,7 @@ class Daemon:
         return str(answer.json()["id"])
 
     @asynccontextmanager
-    async def connect(
-        self, user: SignedIn | None = None, *, headers: Mapping[str, str] = {}
-    ) -> AsyncIterator[Client]:
+    async def connect(self, user: SignedIn | None = None, *, headers: Mapping[str, str] = {}) -> AsyncIterator[Client]:
         """A WebSocket client, authenticated as `user` if one is given (its `authenticated` is in `inbox`)."""
         async with trio.open_nursery() as nursery:
             connection = await connect_websocket_url(
@@ -205,7 +203,7 @@ async def open_daemon(data_dir: Path, *, limits: bool = False, **options: str) -
         with trio.fail_after(10):
             await is_listening.wait()
         try:
-            yield Daemon(*ports, data_dir)
+            yield Daemon(ports[0], ports[1], data_dir)
         finally:
             stop.set()
 

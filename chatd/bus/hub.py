@@ -66,8 +66,8 @@ class Hub:
         self.deliveries = 0
         self.repairs = 0
         #: Called for every notice heard, and for every event that ends a membership, after its delivery.
-        self.on_notice: OnNotice = lambda notice: None
-        self.on_left: OnLeft = lambda event: None
+        self.on_notice: OnNotice = lambda _: None
+        self.on_left: OnLeft = lambda _: None
         bus.attach(self)
 
     # -- what chat asks -------------------------------------------------------------------------------------------

@@ -51,13 +51,13 @@ class Arrival(NamedTuple):
 class Options:
     """The tables of chatd.toml that the rules read."""
 
-    limits: LimitOptions = LimitOptions()
-    auth: AuthOptions = AuthOptions()
-    messages: MessageOptions = MessageOptions()
-    resume: ResumeOptions = ResumeOptions()
-    websocket: WebSocketOptions = WebSocketOptions()
-    http: HttpOptions = HttpOptions()
-    features: Features = Features()
+    limits: LimitOptions
+    auth: AuthOptions
+    messages: MessageOptions
+    resume: ResumeOptions
+    websocket: WebSocketOptions
+    http: HttpOptions
+    features: Features
 
 
 class Rates(NamedTuple):

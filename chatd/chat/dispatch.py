@@ -1,7 +1,7 @@
 """From a text frame to the rule that answers it: one table of what exists, what it costs, and who may ask.
 
-`dispatch` is the way of every WebSocket message: decode, find the rule, take its cost, run it, answer. A refusal becomes
-`error` with the request's `id`; a request without a reply of its own gets `ok`, if it had an `id`.
+`dispatch` is the way of every WebSocket message: decode, find the rule, take its price, run it, answer. A refusal
+becomes `error` with the request's `id`; a request without a reply of its own gets `ok`, if it had an `id`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Rule(NamedTuple):
     before_authentication: bool = False
 
 
-async def pong(chat: Chat, session: Session, message: Ping) -> Pong:
+async def pong(chat: Chat, _session: Session, message: Ping) -> Pong:
     """Answer a client's own heartbeat."""
     return Pong(id=message.id, time=format_time(chat.clock()))
 

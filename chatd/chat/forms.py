@@ -27,17 +27,23 @@ class _Form(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Registration(_Form, frozen=True, kw_only=True):
+    """A new account."""
+
     email: str
     username: str
     password: str
 
 
 class Login(_Form, frozen=True, kw_only=True):
+    """A sign-in."""
+
     email: str
     password: str
 
 
 class Refresh(_Form, frozen=True, kw_only=True):
+    """A refresh token in exchange for a new pair."""
+
     refresh_token: Annotated[str, Meta(max_length=1000)]
 
 
@@ -52,6 +58,8 @@ class ProfileChange(_Form, frozen=True, kw_only=True):
 
 
 class RoomForm(_Form, frozen=True, kw_only=True):
+    """A new room; `members` are user ids."""
+
     name: Annotated[str, Meta(min_length=1, max_length=100)]
     kind: Literal["public", "private"] = "public"
     topic: Annotated[str, Meta(max_length=500)] | None = None
@@ -59,6 +67,8 @@ class RoomForm(_Form, frozen=True, kw_only=True):
 
 
 class MessageForm(_Form, frozen=True, kw_only=True):
+    """A message, as `send_message` has it."""
+
     content: str
     message_type: MessageType = "text"
     file_id: Id | None = None

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from chatd.chat.routes import Call
 
 
-async def health(chat: Chat, call: Call) -> Response:
+async def health(_chat: Chat, _call: Call) -> Response:
     """GET /healthz: the loop runs and answers, no more than that."""
     return json_response(200, b'{"status":"alive"}', headers=(("cache-control", "no-store"),))
 
 
-async def readiness(chat: Chat, call: Call) -> Response:
+async def readiness(chat: Chat, _call: Call) -> Response:
     """GET /readyz: every part with the age of its last proof; 503 when one is stale or the daemon stops."""
     parts = {}
     for part in chat.health.parts():

@@ -31,6 +31,8 @@ class Account:
 
 
 class SessionRow(NamedTuple):
+    """A row of `user_sessions`, as far as a refresh needs it."""
+
     id: str
     user_id: str
     expires_at: int

@@ -11,13 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
-import msgspec
-
 from chatd.bus.port import Event
 from chatd.errors import Refusal
 from chatd.ids import new_id
 from chatd.protocol import NewDm, NewMessage, UserJoined, UserLeft, encode
-from chatd.records import Message, format_time
+from chatd.records import Message, Raw, format_time
 
 
 class Stored(NamedTuple):
@@ -161,7 +159,7 @@ def _post(entry: Post, head: Head, batch: Batch, numbered: Numbered, created_at:
         created_at=created_at,
         client_message_id=client_message_id,
         reply_to=entry.reply_to,
-        metadata=None if metadata is None else msgspec.Raw(metadata),
+        metadata=None if metadata is None else Raw(metadata),
     )
     event = NewDm(message=message) if head.kind == "direct" else NewMessage(message=message)
     numbered.events.append(Event(room_id, seq, "new_message", encode(event)))

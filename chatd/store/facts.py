@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Facts:
-    """Names with values, each set once unless it is changed on purpose. All calls raise `Unavailable`."""
+    """Names with values. All calls raise `Unavailable`."""
 
     def __init__(self, database: Database, queries: Queries) -> None:
         self._database = database
@@ -19,6 +19,11 @@ class Facts:
     async def get(self, name: str) -> str | None:
         row = await self._database.row(self._queries["schema.fact"], {"name": name})
         return None if row is None else row[0]
+
+    async def put(self, name: str, value: str) -> None:
+        """Set a fact that may change."""
+        query = self._queries["schema.keep_fact"]
+        await self._database.transaction(lambda tx: tx.run(query, {"name": name, "value": value}))
 
     async def get_or_add(self, name: str, value: str) -> str:
         """The value of a fact, which becomes `value` if there was none; two who do it at once get the same."""

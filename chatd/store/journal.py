@@ -13,12 +13,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import msgspec
 import trio
 
 from chatd import telemetry
 from chatd.bus.port import Event
 from chatd.errors import Refusal, Unavailable
+from chatd.records import encode_json, parse_json
 from chatd.store.database import Conflict, Database, Transaction
 from chatd.store.entries import (
     Batch,
@@ -73,10 +73,12 @@ class Journal:
         self._metrics = metrics
         self._publish = publish
         self._after_batch = after_batch
-        self._heads, self._repeats, self._memberships, self._add_messages, self._add_events, self._advance_rooms = (
-            queries[f"journal.{name}"]
-            for name in ("heads", "repeats", "memberships", "add_messages", "add_events", "advance_rooms")
-        )
+        self._heads = queries["journal.heads"]
+        self._repeats = queries["journal.repeats"]
+        self._memberships = queries["journal.memberships"]
+        self._add_messages = queries["journal.add_messages"]
+        self._add_events = queries["journal.add_events"]
+        self._advance_rooms = queries["journal.advance_rooms"]
         self._add_members = queries["journal.add_members"]
         self._remove_members = queries["journal.remove_members"]
         self._waiting: list[Entry] = []
@@ -186,7 +188,7 @@ class Journal:
     async def _read_heads(self, tx: Transaction, entries: Sequence[Entry]) -> dict[str, Head]:
         row = await tx.row(self._heads, {"rooms": _json(list({entry.room_id for entry in entries}))})
         assert row is not None
-        return {room_id: Head(*head) for room_id, *head in msgspec.json.decode(row[0])}
+        return {room_id: Head(*head) for room_id, *head in parse_json(row[0])}
 
     async def _read_repeats(self, tx: Transaction, entries: Sequence[Entry]) -> dict[tuple[str, str], Repeat]:
         keys = [
@@ -198,13 +200,13 @@ class Journal:
             return {}
         row = await tx.row(self._repeats, {"keys": _json(keys)})
         assert row is not None
-        return {(sender, key): Repeat(*repeat) for sender, key, *repeat in msgspec.json.decode(row[0])}
+        return {(sender, key): Repeat(*repeat) for sender, key, *repeat in parse_json(row[0])}
 
     async def _read_memberships(self, tx: Transaction, changes: Sequence[MembershipChange], batch: Batch) -> None:
         keys = list({(change.room_id, change.user_id) for change in changes})
         row = await tx.row(self._memberships, {"keys": _json(keys)})
         assert row is not None
-        found = msgspec.json.decode(row[0])
+        found = parse_json(row[0])
         batch.roles = {(room_id, user_id): role for room_id, user_id, role, _ in found}
         batch.banned = frozenset(
             (room_id, user_id) for room_id, user_id, _, banned_at in found if banned_at is not None
@@ -212,7 +214,7 @@ class Journal:
 
 
 def _json(rows: object) -> str:
-    return msgspec.json.encode(rows).decode()
+    return encode_json(rows).decode()
 
 
 @asynccontextmanager

@@ -32,6 +32,8 @@ class RoomRow:
 
 @dataclass(frozen=True, slots=True)
 class MemberRow:
+    """A member of a room, with their profile."""
+
     user_id: str
     username: str
     display_name: str | None
@@ -55,6 +57,8 @@ class OwnRoom(NamedTuple):
 
 
 class NewRoom(NamedTuple):
+    """A room about to be made."""
+
     id: str
     kind: str
     name: str
@@ -111,7 +115,3 @@ class Rooms:
         """The newest seq of each room that exists, in one query."""
         rows = await self._database.rows(self._queries["rooms.last_seqs"], {"rooms": encode_json(room_ids).decode()})
         return dict(rows)
-
-    async def read_cursors(self, room_id: str, *, limit: int) -> list[tuple[str, int]]:
-        rows = await self._database.rows(self._queries["rooms.read_cursors"], {"room_id": room_id, "limit": limit})
-        return [(user_id, seq) for user_id, seq in rows]

@@ -196,5 +196,5 @@ class Handshake:
 def plain_response(status: int, detail: str, *, extra: bytes = b"") -> bytes:
     """A whole HTTP answer for a peer whose request could not be read far enough for wsproto to answer it."""
     body = (detail + "\n").encode()
-    head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n"
-    return head.encode() + extra + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+    return head.encode() + extra + b"Content-Type: text/plain; charset=utf-8\r\n\r\n" + body

@@ -74,12 +74,6 @@ UPDATE user_sessions SET revoked_at = :now WHERE id = :id AND revoked_at IS NULL
 UPDATE user_sessions SET revoked_at = :now
 WHERE user_id = :user_id AND id <> :spared_id AND revoked_at IS NULL;
 
--- name: standing
--- Whether a session may still be used: with the account that it belongs to.
-SELECT users.id, users.username, users.disabled_at, user_sessions.revoked_at, user_sessions.expires_at
-FROM user_sessions JOIN users ON users.id = user_sessions.user_id
-WHERE user_sessions.id = :session_id LIMIT 1;
-
 -- name: forget_sessions
 -- Sessions that ended long ago, with their spent tokens.
 DELETE FROM user_sessions WHERE expires_at < :before;

@@ -1,7 +1,7 @@
 -- Queries that serve many at once, whose keys come as one JSON text.
 
 -- name: standings
--- As `standing`, for many sessions. LIMIT: one row a session.
+-- Whether sessions may still be used: with the accounts that they belong to. LIMIT: one row a session.
 SELECT user_sessions.id, users.id, users.username, users.disabled_at, user_sessions.revoked_at
 FROM json_each(:sessions) AS wanted
 JOIN user_sessions ON user_sessions.id = wanted.value

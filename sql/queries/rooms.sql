@@ -35,8 +35,3 @@ ORDER BY room_members.user_id LIMIT :limit OFFSET :offset;
 -- How many rooms the user is in; direct conversations do not count.
 SELECT COUNT(*) FROM room_members JOIN rooms ON rooms.id = room_members.room_id
 WHERE room_members.user_id = :user_id AND rooms.kind <> 'direct' AND rooms.deleted_at IS NULL;
-
--- name: read_cursors
--- Where the members of a room are with reading, the most recent readers first.
-SELECT user_id, read_seq FROM room_members
-WHERE room_id = :room_id AND read_at IS NOT NULL ORDER BY read_at DESC LIMIT :limit;
