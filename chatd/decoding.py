@@ -63,11 +63,16 @@ def _explained(error: Exception, text: str) -> BadMessage:
 
 
 def _sentence(error: Exception, kind: str) -> str:
-    fault = str(error)
     if isinstance(error, RecursionError):
         return "This message is nested too deeply; keep `metadata` flat."
     if not isinstance(error, msgspec.ValidationError):
-        return f'This is not JSON ({fault}). A message is one JSON object, such as {{"type":"ping"}}.'
+        return f'This is not JSON ({error}). A message is one JSON object, such as {{"type":"ping"}}.'
+    return validation_sentence(error, kind)
+
+
+def validation_sentence(error: msgspec.ValidationError, kind: str) -> str:
+    """The field and the fault of JSON that is not what it should be (`kind`: a message, a form), for both doors."""
+    fault = str(error)
     if found := _UNKNOWN_TYPE.fullmatch(fault):
         return f"There is no message type `{found['value'][:64]}`. The types are: {', '.join(CLIENT_TYPES)}."
     where = f" of {kind}"

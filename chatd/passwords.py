@@ -31,7 +31,7 @@ class Passwords:
 
     async def check(self, password: str, password_hash: str | None) -> bool:
         """Whether the password fits; takes the same time when there is no hash to fit (an unknown account)."""
-        data = password.encode("utf-8", "surrogatepass")[:MAX_PASSWORD_BYTES]
+        data = password.encode("utf-8", "surrogatepass")
         stored = (password_hash if password_hash and password_hash.startswith("$2") else self._nobody).encode()
-        fits = await trio.to_thread.run_sync(bcrypt.checkpw, data, stored, limiter=self._limiter)
-        return fits and stored != self._nobody.encode()
+        fits = await trio.to_thread.run_sync(bcrypt.checkpw, data[:MAX_PASSWORD_BYTES], stored, limiter=self._limiter)
+        return fits and len(data) <= MAX_PASSWORD_BYTES and stored != self._nobody.encode()

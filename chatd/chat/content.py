@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Control characters but tab, newline and carriage return (C0, DEL, C1).
 _CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+#: A NUL character in JSON text; behind an odd number of backslashes it is these six characters as such.
+_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def check_content(content: str, limits: LimitOptions) -> str:
@@ -43,7 +45,7 @@ def check_metadata(metadata: dict[str, Any] | None, limits: LimitOptions) -> byt
             "bad_message",
             f"The field `metadata` has {len(encoded)} bytes as JSON; at most {limits.metadata_bytes} are allowed.",
         )
-    if b"\\u0000" in encoded:
+    if _NUL.search(encoded):
         raise Refusal("bad_message", "The field `metadata` has a NUL character in it.")
     return encoded
 

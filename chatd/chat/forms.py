@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 import msgspec
 from msgspec import Meta
 
+from chatd.decoding import validation_sentence
 from chatd.errors import Refusal
 from chatd.protocol import ClientMessageId, Id, MessageType
 
@@ -27,11 +28,11 @@ class _Form(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Registration(_Form, frozen=True, kw_only=True):
-    """A new account."""
+    """A new account. An absent field fails like an empty one, so that one answer names all that is wrong."""
 
-    email: str
-    username: str
-    password: str
+    email: str = ""
+    username: str = ""
+    password: str = ""
 
 
 class Login(_Form, frozen=True, kw_only=True):
@@ -82,10 +83,7 @@ def read_form(body: bytes, form: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=form)
     except msgspec.ValidationError as error:
-        fault, _, where = str(error).partition(" - at `$")
-        field = where.strip(".`")
-        named = f"The field `{field}` is wrong: " if field else ""
-        raise Refusal("bad_message", f"{named}{fault.replace('`', '')}.") from None
+        raise Refusal("bad_message", validation_sentence(error, "the body")) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise Refusal("bad_message", f"The body is not JSON ({str(error)[:100]}).") from None
 
