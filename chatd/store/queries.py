@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from chatd.store.sqlfiles import sql_root
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _NAME = re.compile(r"^-- name: (?P<name>\w+)\s*$", re.MULTILINE)
 _PARAMETER = re.compile(r"(?<![:\w]):(?P<name>[a-z_]\w*)")
@@ -47,8 +51,9 @@ class Queries:
     def __getitem__(self, name: str) -> Query:
         return self._queries[name]
 
-    def __iter__(self) -> list[str]:
-        return sorted(self._queries)
+    def __iter__(self) -> Iterator[str]:
+        """The names, sorted."""
+        return iter(sorted(self._queries))
 
 
 def parse(feature: str, text: str) -> list[Query]:

@@ -10,6 +10,7 @@ Source: https://www.sqlite.org/wal.html, https://www.sqlite.org/pragma.html#prag
 from __future__ import annotations
 
 import queue
+import re
 import sqlite3
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -29,8 +30,11 @@ T = TypeVar("T")
 
 #: Milliseconds that one process waits for another's lock (the command line beside the daemon).
 BUSY_TIMEOUT_MS: Final = 5000
-#: Bytes of the database that are read through a memory map.
-MMAP_BYTES: Final = 256 * 1024 * 1024
+#: KiB of pages that the writer keeps: the indexes' inner pages and each active room's last one.
+CACHE_KIB: Final = 64 * 1024
+#: Pages in the log before they are copied into the database: a page that changes often is then copied once for many
+#: commits. 64 MiB of log at most, which is read through once at a start after a crash.
+CHECKPOINT_PAGES: Final = 16_000
 
 
 class SqliteDatabase:
@@ -121,6 +125,8 @@ def _transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
         raise Conflict(str(error)) from error
     except sqlite3.OperationalError as error:
         raise Unavailable(f"The database is out ({error}); try again in a moment.") from error
+    except sqlite3.ProgrammingError:
+        raise  # a defect of the caller, not of the database
     except sqlite3.DatabaseError as error:
         raise Unavailable(f"The database is damaged or no database ({error}).") from error
 
@@ -128,12 +134,12 @@ def _transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
 def split_statements(script: str) -> list[str]:
     """The statements of a script; a semicolon inside of a trigger or a text does not end one."""
     statements, pending = [], ""
-    for line in script.splitlines(keepends=True):
-        pending += line
+    for part in re.findall(r"[^;]*;|[^;]+$", script):
+        pending += part
         if sqlite3.complete_statement(pending):
             statements.append(pending)
             pending = ""
-    if pending.strip() and not all(line.lstrip().startswith("--") for line in pending.strip().splitlines()):
+    if any(not line.lstrip().startswith("--") for line in pending.strip().splitlines()):
         statements.append(pending)
     return statements
 
@@ -141,13 +147,14 @@ def split_statements(script: str) -> list[str]:
 def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-    connection.execute(f"PRAGMA mmap_size = {MMAP_BYTES}")
     connection.execute("PRAGMA foreign_keys = ON")
     if read_only:
         connection.execute("PRAGMA query_only = ON")
     else:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     return connection
 
 
