@@ -89,7 +89,9 @@ class FrameReader:
                     assert isinstance(payload, str)
                     self._count(payload)
                     if not frame.message_finished:
-                        self._parts.append(payload)
+                        # Empty ones do not count towards the size, so they must not be kept either.
+                        if payload:
+                            self._parts.append(payload)
                         continue
                     if self._parts:
                         payload = "".join((*self._parts, payload))
