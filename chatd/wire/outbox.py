@@ -97,8 +97,15 @@ class Outbox:
             self._held.clear()
             while len(self._queue) > 1:
                 self.waiting_bytes -= len(self._queue.pop())
-        self.put(last_frame)
+        frames = b"".join((*self._held, last_frame))
+        self._held.clear()
+        # From here on nothing is an overflow: what is last may come on top of the bound.
         self._ended = True
+        self._quiet = not self._queue
+        if self._quiet:
+            self.put(frames)
+        else:
+            self._enqueue(frames)
         self._quiet = False
 
     def write(self) -> None:
@@ -143,7 +150,7 @@ class Outbox:
         self._quiet = False
         if len(self._queue) == 1:
             self._on_waiting()
-        if self.waiting_bytes > self._bound:
+        if self.waiting_bytes > self._bound and not self._ended:
             self._on_overflow()
 
     def _break(self) -> None:
