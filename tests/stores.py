@@ -139,6 +139,7 @@ class Written:
     published: list[Event] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    _has_settled: trio.Event = field(default_factory=trio.Event)
 
     def publish(self, events: Sequence[Event]) -> None:
         self.published.extend(events)
@@ -154,8 +155,16 @@ class Written:
             assert name not in self.outcomes, "an entry is settled once"
             self.outcomes[name] = outcome
             self.steps.append(f"settled {name}")
+            self._has_settled.set()
 
         return settle
+
+    async def wait_settled(self, *names: str) -> None:
+        """Wait until these entries are settled."""
+        with trio.fail_after(10):
+            while not set(names) <= set(self.outcomes):
+                self._has_settled = trio.Event()
+                await self._has_settled.wait()
 
 
 def ignore(outcome: Outcome) -> None:
