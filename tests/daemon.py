@@ -16,7 +16,7 @@ from subprocess import PIPE
 from typing import TYPE_CHECKING, Any
 
 import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection, connect_websocket_url
+from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
 from chatd.configfile import load_config
 from chatd.server import serve
@@ -165,9 +165,11 @@ class Daemon:
     @asynccontextmanager
     async def connect(self, user: SignedIn | None = None, *, headers: Mapping[str, str] = {}) -> AsyncIterator[Client]:
         """A WebSocket client, authenticated as `user` if one is given (its `authenticated` is in `inbox`)."""
-        async with trio.open_nursery() as nursery:
-            connection = await connect_websocket_url(
-                nursery, self.ws_url, extra_headers=[(k.encode(), v.encode()) for k, v in headers.items()],
+        stream = await trio.open_tcp_stream("127.0.0.1", self.websocket_port)
+        async with stream, trio.open_nursery() as nursery:
+            connection = await wrap_client_stream(
+                nursery, stream, f"127.0.0.1:{self.websocket_port}", "/",
+                extra_headers=[(k.encode(), v.encode()) for k, v in headers.items()],
                 max_message_size=16 * 1024 * 1024, message_queue_size=10_000,
             )  # fmt: skip
             client = Client(connection)

@@ -116,15 +116,12 @@ def test_client_message_id_can_be_printed() -> None:
         check_client_message_id("a\nb", LIMITS)
 
 
-PARTS = st.lists(st.none() | st.text() | st.binary(), min_size=1, max_size=5)
+PARTS = st.lists(st.none() | st.text(), min_size=1, max_size=5)
 
 
 @given(PARTS, PARTS)
-def test_hash_tells_requests_apart(one: list[str | bytes | None], other: list[str | bytes | None]) -> None:
-    def plain(parts: list[str | bytes | None]) -> list[bytes | None]:
-        return [part.encode() if isinstance(part, str) else part for part in parts]
-
-    assert (hash_request(*one) == hash_request(*other)) == (plain(one) == plain(other))
+def test_hash_tells_requests_apart(one: list[str | None], other: list[str | None]) -> None:
+    assert (hash_request(*one) == hash_request(*other)) == (one == other)
 
 
 def test_hash_knows_where_a_part_ends() -> None:

@@ -107,6 +107,11 @@ class Hub:
             if room is not None and room.remove(receiver) and not room.listeners:
                 room.idle_since = trio.current_time()
 
+    def forget_tails(self, user_id: str) -> None:
+        """Let history and resumes come from the store in every room whose tail tells of this user, who has changed."""
+        for room in self._rooms.values():
+            room.forget_tail(user_id)
+
     @property
     def active_rooms(self) -> int:
         return len(self._rooms)

@@ -30,7 +30,7 @@ class Notice(NamedTuple):
     """Something that every node has to act on: whoever is concerned has live connections anywhere.
 
     `member_joined` and `member_left` carry a room and its seq, `session_revoked` a session, or none for all sessions
-    of the user.
+    of the user, `profile_changed` the username if it is a new one.
     """
 
     kind: Literal["member_joined", "member_left", "session_revoked", "account_disabled", "profile_changed"]

@@ -90,6 +90,12 @@ class ActiveRoom:
             return None
         return [self.tail[index] for index in range(len(self.tail) - missed, len(self.tail))]
 
+    def forget_tail(self, user_id: str) -> None:
+        """Drop the tail if this user is in it: what it says of them is not true any more."""
+        mark = user_id.encode()
+        if any(mark in event.body for event in self.tail):
+            self.tail.clear()
+
     def add(self, receiver: Receiver) -> None:
         self.listeners[receiver] = receiver.put
         self._snapshot = None

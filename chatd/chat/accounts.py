@@ -26,6 +26,7 @@ from chatd.tokens import hash_refresh_token, new_refresh_token
 log = telemetry.get_logger(__name__)
 
 _USERNAME: Final = re.compile(r"\w{3,50}")
+_USERNAME_RULE: Final = "3 to 50 letters, digits or underscores"
 _TOO_MANY: Final = "Too many login attempts, please try again later."
 MAX_USER_AGENT: Final = 200
 DAY_MS: Final = 86_400_000
@@ -76,7 +77,7 @@ async def add_account(chat: Chat, *, email: str, username: str, password: str) -
     except ValueError as error:
         faults["email"] = str(error)
     if not _USERNAME.fullmatch(username):
-        faults["username"] = "3 to 50 letters, digits or underscores"
+        faults["username"] = _USERNAME_RULE
     if fault := password_fault(password, chat.options.auth.min_password_length):
         faults["password"] = fault
     if faults:
@@ -232,18 +233,56 @@ async def own_account(chat: Chat, caller: Caller) -> Account:
     return account
 
 
-async def change_profile(
-    chat: Chat, account: Account, *, username: str | None, display_name: str | None, status_message: str | None
-) -> Account:
-    """Change what is given (an empty text removes); a new username shows in live rooms at once."""
-    faults = {}
-    if username is not None and not _USERNAME.fullmatch(username):
-        faults["username"] = "3 to 50 letters, digits or underscores"
-    for name, text, bound in (("displayName", display_name, 100), ("statusMessage", status_message, 140)):
-        if text is not None and (len(text) > bound or not all(char.isprintable() for char in text)):
-            faults[name] = f"at most {bound} printable characters"
-    if faults:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountChange:
+    """What a user changes of their account: `None` stays, an empty text removes."""
+
+    username: str | None = None
+    display_name: str | None = None
+    status_message: str | None = None
+    password: str | None = None
+    old_password: str | None = None
+
+
+async def change_account(chat: Chat, account: Account, caller: Caller, change: AccountChange) -> Account:
+    """Change all of it, or, raising `Refusal`, nothing. A new username shows in live rooms at once.
+
+    A new password, for which the old one is asked, ends every other session of the user.
+    """
+    if faults := _faults(change, chat.options.auth.min_password_length):
         raise bad_fields(faults)
+    if change.password is not None:
+        await take(chat, "passwords:" + account.id, chat.rates.sign_ins, _TOO_MANY)
+        if not await chat.passwords.check(change.old_password or "", account.password_hash):
+            raise Refusal("forbidden", "The old password is wrong.", fields={"oldPassword": "is wrong"})
+    changed = await _change_profile(chat, account, change)
+    if change.password is not None:
+        await chat.accounts.change_password(
+            account.id,
+            await chat.passwords.hash(change.password),
+            spared_session_id=caller.session_id,
+            now_ms=chat.clock(),
+        )
+        chat.bus.announce(Notice("session_revoked", account.id, spared_session_id=caller.session_id))
+    return changed
+
+
+def _faults(change: AccountChange, min_password_length: int) -> dict[str, str]:
+    faults = {}
+    if change.username is not None and not _USERNAME.fullmatch(change.username):
+        faults["username"] = _USERNAME_RULE
+    for name, text, bound in (("displayName", change.display_name, 100), ("statusMessage", change.status_message, 140)):
+        if text is not None and (len(text) > bound or not text.isprintable()):
+            faults[name] = f"at most {bound} printable characters"
+    if change.password is not None and (fault := password_fault(change.password, min_password_length)):
+        faults["password"] = fault
+    return faults
+
+
+async def _change_profile(chat: Chat, account: Account, change: AccountChange) -> Account:
+    username, display_name, status_message = change.username, change.display_name, change.status_message
+    if username is display_name is status_message is None:
+        return account
     changed = replace(
         account,
         username=account.username if username is None else username,
@@ -254,21 +293,9 @@ async def change_profile(
         await chat.accounts.change_profile(changed, changed.username.casefold(), chat.clock())
     except Conflict:
         raise conflict(["username"]) from None
-    chat.bus.announce(Notice("profile_changed", account.id, username=changed.username))
+    username = changed.username if changed.username != account.username else None
+    chat.bus.announce(Notice("profile_changed", account.id, username=username))
     return changed
-
-
-async def change_password(chat: Chat, account: Account, caller: Caller, *, old: str, new: str) -> None:
-    """Change the password, for which the old one is asked, and end every other session of the user."""
-    await take(chat, "passwords:" + account.id, chat.rates.sign_ins, _TOO_MANY)
-    if not await chat.passwords.check(old, account.password_hash):
-        raise Refusal("forbidden", "The old password is wrong.", fields={"oldPassword": "is wrong"})
-    if fault := password_fault(new, chat.options.auth.min_password_length):
-        raise bad_fields({"password": fault})
-    await chat.accounts.change_password(
-        account.id, await chat.passwords.hash(new), spared_session_id=caller.session_id, now_ms=chat.clock()
-    )
-    chat.bus.announce(Notice("session_revoked", account.id, spared_session_id=caller.session_id))
 
 
 def profile(account: Account, *, is_own: bool) -> User:

@@ -9,15 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from chatd.config import (
-    AuthOptions,
-    Features,
-    HttpOptions,
-    LimitOptions,
-    MessageOptions,
-    ResumeOptions,
-    WebSocketOptions,
-)
 from chatd.errors import Refusal
 from chatd.rates import Rate
 
@@ -28,6 +19,15 @@ if TYPE_CHECKING:
     from chatd.bus.port import Bus
     from chatd.chat.sessions import Sessions
     from chatd.clock import Clock
+    from chatd.config import (
+        AuthOptions,
+        Features,
+        HttpOptions,
+        LimitOptions,
+        MessageOptions,
+        ResumeOptions,
+        WebSocketOptions,
+    )
     from chatd.health import Health
     from chatd.loader import Loader
     from chatd.metrics import Metrics

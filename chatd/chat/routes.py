@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from chatd.chat import accounts, rooms
-from chatd.chat.accounts import Caller, Grant, Origin
+from chatd.chat.accounts import AccountChange, Caller, Grant, Origin
 from chatd.chat.context import Chat, take
 from chatd.chat.forms import Login, MessageForm, ProfileChange, Refresh, Registration, RoomForm, read_form, read_page
 from chatd.chat.messages import Draft, Page, Sender, page_after, page_before, post_message
@@ -88,16 +88,15 @@ async def get_own_profile(chat: Chat, call: Call) -> Response:
 async def change_own_profile(chat: Chat, call: Call) -> Response:
     """PATCH /api/users/me"""
     form = read_form(await call.request.body.read(), ProfileChange)
-    account = await accounts.own_account(chat, call.signed_in)
-    if form.password is not None:
-        await accounts.change_password(chat, account, call.signed_in, old=form.old_password or "", new=form.password)
-    changed = await accounts.change_profile(
-        chat,
-        account,
+    change = AccountChange(
         username=form.username,
         display_name=form.display_name,
         status_message=form.status_message,
+        password=form.password,
+        old_password=form.old_password,
     )
+    account = await accounts.own_account(chat, call.signed_in)
+    changed = await accounts.change_account(chat, account, call.signed_in, change)
     return json_response(200, encode_json(accounts.profile(changed, is_own=True)))
 
 

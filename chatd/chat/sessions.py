@@ -54,6 +54,8 @@ class Sessions:
 
     def heed(self, notice: Notice) -> None:
         """Act on a notice, for the connections that live here."""
+        if notice.kind == "profile_changed" and notice.username is not None:
+            self._hub.forget_tails(notice.user_id)
         for session in self.of_user(notice.user_id):
             match notice.kind:
                 case "member_joined":
