@@ -50,11 +50,13 @@ def _explained(error: Exception, text: str) -> BadMessage:
     request_id: str | None = None
     kind = "this message"
     if isinstance(error, msgspec.ValidationError):
-        # The text is JSON, so reading it loosely cannot fail unless it is not an object.
+        if not text.lstrip().startswith("{"):
+            return BadMessage('A message is one JSON object, such as {"type":"ping"}.', request_id=None)
         try:
             loose = _loose_decoder.decode(text)
-        except msgspec.DecodeError:
-            return BadMessage('A message is one JSON object, such as {"type":"ping"}.', request_id=None)
+        except (msgspec.DecodeError, RecursionError):
+            # The fault came first; what is behind it is no JSON, or too deep.
+            loose = {}
         if isinstance(loose.get("id"), str) and len(loose["id"].encode()) <= MAX_ID_BYTES:
             request_id = loose["id"]
         if loose.get("type") in CLIENT_TYPES:
