@@ -13,7 +13,7 @@ from chatd import __version__
 from chatd.chat import accounts
 from chatd.chat.accounts import Origin
 from chatd.credentials import find_signing_secrets
-from chatd.errors import Refusal
+from chatd.errors import Refusal, bad_fields
 from chatd.records import format_time
 from chatd.server import StartFault, bind, database_path, open_chat, open_database
 from chatd.store.migrations import migrate, read_migrations, read_state
@@ -103,7 +103,7 @@ async def set_password(config: Config, username: str, password: str) -> str:
     async with open_chat(config) as chat:
         account = await _account(chat, username)
         if fault := accounts.password_fault(password, config.auth.min_password_length):
-            raise accounts.bad_fields({"password": fault})
+            raise bad_fields({"password": fault})
         hashed = await chat.passwords.hash(password)
         await chat.accounts.change_password(account.id, hashed, spared_session_id="", now_ms=chat.clock())
         return f"The password of {account.username} is changed and all of their sessions are ended."

@@ -81,6 +81,12 @@ class Refusal(Exception):
         return self.code in TEMPORARY
 
 
+def bad_fields(faults: dict[str, str]) -> Refusal:
+    """The refusal of a form, with each failing field and what is wrong with it."""
+    named = ", ".join(f"`{name}`: {fault}" for name, fault in faults.items())
+    return Refusal("bad_message", f"These fields are wrong: {named}.", fields=faults)
+
+
 class Unavailable(Refusal):
     """A back end is out. Raised by adapters only; nothing is known of whether the last write landed."""
 

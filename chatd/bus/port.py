@@ -29,8 +29,8 @@ class Event(NamedTuple):
 class Notice(NamedTuple):
     """Something that every node has to act on: whoever is concerned has live connections anywhere.
 
-    `member_joined` and `member_left` carry a room and its seq, `session_revoked` a session, or none for all sessions
-    of the user, `profile_changed` the username if it is a new one.
+    `member_joined` and `member_left` carry a room and its seq, the first the role too where it is known;
+    `session_revoked` carries a session, or none for all sessions of the user, `profile_changed` a new username.
     """
 
     kind: Literal["member_joined", "member_left", "session_revoked", "account_disabled", "profile_changed"]
@@ -40,6 +40,7 @@ class Notice(NamedTuple):
     session_id: str | None = None
     spared_session_id: str | None = None
     username: str | None = None
+    role: str | None = None
 
 
 class Ears(Protocol):

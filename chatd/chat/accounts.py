@@ -15,7 +15,7 @@ from email_validator import EmailNotValidError, validate_email
 from chatd import telemetry
 from chatd.bus.port import Notice
 from chatd.chat.context import Chat, take
-from chatd.errors import Refusal
+from chatd.errors import Refusal, bad_fields
 from chatd.ids import new_id
 from chatd.passwords import MAX_PASSWORD_BYTES
 from chatd.records import User, format_time, format_time_or_none
@@ -104,11 +104,6 @@ async def add_account(chat: Chat, *, email: str, username: str, password: str) -
     except Conflict:
         raise conflict(["email", "username"]) from None
     return account
-
-
-def bad_fields(faults: dict[str, str]) -> Refusal:
-    named = ", ".join(f"`{name}`: {fault}" for name, fault in faults.items())
-    return Refusal("bad_message", f"These fields are wrong: {named}.", fields=faults)
 
 
 def conflict(names: list[str]) -> Refusal:

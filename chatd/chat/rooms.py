@@ -13,7 +13,7 @@ from chatd.chat.catchup import catch_up, resume_room
 from chatd.chat.context import Chat, take
 from chatd.chat.messages import newest_page, room_history
 from chatd.chat.permissions import check_may
-from chatd.errors import Refusal
+from chatd.errors import Refusal, bad_fields
 from chatd.ids import new_id
 from chatd.protocol import JoinRoom, LeaveRoom, Ok
 from chatd.records import Member, Room, format_time, format_time_or_none
@@ -93,6 +93,13 @@ async def create_room(
     """Make a room with its owner and first members; their live connections hear it from then on."""
     if not chat.options.features.room_creation:
         raise Refusal("feature_disabled", "Making rooms is switched off on this server.")
+    faults = {}
+    if name.isspace() or not name.isprintable():
+        faults["name"] = "printable characters, and not spaces only"
+    if topic is not None and not topic.isprintable():
+        faults["topic"] = "printable characters"
+    if faults:
+        raise bad_fields(faults)
     limits = chat.options.limits
     if limits.rooms_per_user and await chat.rooms.count_of_user(user_id) >= limits.rooms_per_user:
         raise Refusal("limit_reached", f"You are in {limits.rooms_per_user} rooms; leave one of them first.")
@@ -106,8 +113,11 @@ async def create_room(
         await chat.rooms.add(room, owner_id=user_id, member_ids=others, now_ms=chat.clock())
     except Conflict:
         raise Refusal("not_found", "One of `members` is no user's id.") from None
-    for member_id in (user_id, *others):
-        chat.bus.announce(Notice("member_joined", member_id, room.id, seq=0))
+    # Active before its members are told, so that their connections here are in it when this is answered.
+    await chat.hub.activate([room.id])
+    chat.bus.announce(Notice("member_joined", user_id, room.id, seq=0, role="owner"))
+    for member_id in others:
+        chat.bus.announce(Notice("member_joined", member_id, room.id, seq=0, role="member"))
     return await read_room(chat, user_id, room.id)
 
 

@@ -62,7 +62,7 @@ class Sessions:
                     session.changes += 1
                     assert notice.room_id is not None
                     if notice.room_id not in session.rooms and notice.room_id not in session.joining:
-                        self._follow(session, notice.room_id, notice.seq)
+                        self._admit(session, notice.room_id, notice)
                 case "member_left":
                     assert notice.room_id is not None
                     self._stop(session, notice.room_id)
@@ -75,6 +75,14 @@ class Sessions:
                     session.line.end(CloseCode.ACCOUNT_DISABLED, "account disabled")
                 case "profile_changed":
                     session.username = notice.username or session.username
+
+    def _admit(self, session: Session, room_id: str, notice: Notice) -> None:
+        """Let a session hear a room at once where nothing has to be read for it, else as soon as it has been."""
+        is_settled, after = session.expires_at_ms > 0, max(notice.seq - 1, 0)
+        if is_settled and notice.role is not None and self._hub.listen(session, room_id, after=after):
+            session.rooms[room_id] = notice.role
+        else:
+            self._follow(session, room_id, notice.seq)
 
     def left(self, event: Event) -> None:
         """A membership ended with this event: its user's connections hear nothing behind it."""
