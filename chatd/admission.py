@@ -37,6 +37,8 @@ class Admission:
         self._by_address: Counter[str] = Counter()
         self._full_at = 0.0
         self.count = 0
+        #: Connections that were ever let in.
+        self.ever = 0
         self.is_draining = False
 
     def enter(self) -> NotAdmitted | None:
@@ -51,6 +53,7 @@ class Admission:
         if wait_ms:
             return NotAdmitted("too_fast", 503, "Too many connect at once; try again in a moment.", 1 + wait_ms // 1000)
         self.count += 1
+        self.ever += 1
         return None
 
     def leave(self) -> None:

@@ -99,6 +99,13 @@ class Connection:
         self.session.send(ServerShutdown(reason="The server restarts.", reconnect_after_ms=delay_ms))
         self.end(CloseCode.RESTART, "server restarts")
 
+    def let_go(self) -> None:
+        """Break with what others may still hold on to, so that an ended connection is freed without a collection."""
+        self.scope = None
+        self._ended = True
+        self._outbox.detach()
+        self.session.hang_up()
+
     def _overflow(self) -> None:
         self.end(CloseCode.SLOW_READER, "read faster, or resume where you were", drop=True)
 

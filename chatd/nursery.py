@@ -153,7 +153,7 @@ async def _serve_upgraded(
 ) -> None:
     connection = Connection(sock, address, door.chat, door.options)
     telemetry.bind_context(connection=connection.id)
-    log.info("connected", address=address)
+    log.debug("connected", address=address)
     door.connections.add(connection)
     door.metrics.connections.inc()
     door.metrics.active_connections.inc()
@@ -163,6 +163,7 @@ async def _serve_upgraded(
     finally:
         door.chat.sessions.remove(connection.session, door.chat.clock())
         door.connections.discard(connection)
+        connection.let_go()
         door.metrics.active_connections.dec()
         door.metrics.count_close(connection.close_code)
         log.info(

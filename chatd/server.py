@@ -31,6 +31,7 @@ from chatd.chat.routes import answer
 from chatd.chat.session import Session
 from chatd.chat.sessions import Sessions
 from chatd.clock import Clock, wall_clock_ms
+from chatd.collector import Collector
 from chatd.config import Config, Secret
 from chatd.credentials import signing_secrets
 from chatd.errors import CloseCode, Refusal, Unavailable
@@ -62,6 +63,8 @@ log = telemetry.get_logger(__name__)
 MAX_FOLLOWING: Final = 1000
 #: Seconds between two proofs that the parts work, and between two writings of who was last seen.
 UPKEEP_S: Final = 2.0
+#: Seconds between two looks at whether there is garbage to collect.
+COLLECT_S: Final = 0.25
 #: Sessions that expired so long ago are removed.
 FORGET_SESSIONS_MS: Final = 30 * 86_400_000
 #: Clients that are told of the shutdown before the loop turns to others.
@@ -328,6 +331,7 @@ async def serve(config: Config, on_listening: OnListening, *, stop: trio.Event |
             on_listening(websocket_sockets[0].getsockname()[1], http_sockets[0].getsockname()[1])
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_watch_signals, draining)
+                nursery.start_soon(_collect_garbage, door)
                 async with trio.open_nursery() as serving:
                     serving.start_soon(partial(serve_websockets, websocket_sockets, door, draining=draining))
                     serving.start_soon(_serve_http, config, http_sockets, chat, draining)
@@ -372,6 +376,13 @@ async def _watch_signals(draining: trio.Event) -> None:
                 os._exit(1)
             log.info("stopping", signal=signal.Signals(number).name)
             draining.set()
+
+
+async def _collect_garbage(door: Door) -> None:
+    collector = Collector()
+    while True:
+        await trio.sleep(COLLECT_S)
+        collector.keep_up(live=len(door.connections), ever=door.admission.ever)
 
 
 async def _tell_all(chat: Chat, door: Door) -> None:

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import structlog
@@ -160,6 +161,7 @@ def _is_exc_info(value: list[Any] | tuple[Any, ...]) -> bool:
     return len(value) == 3 and isinstance(value[1], BaseException)
 
 
+@lru_cache(maxsize=1024)
 def _is_secret(name: str) -> bool:
     plain = name.replace("_", "").replace("-", "").lower()
     return plain in _SECRET_NAMES or plain.endswith(_SECRET_ENDINGS)

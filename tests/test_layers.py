@@ -32,7 +32,7 @@ LAYERS: Final = (
     {"bus"},
     {"wire"},
     {"loader"},
-    {"configfile", "credentials", "tokens", "passwords", "admission", "health"},
+    {"configfile", "credentials", "tokens", "passwords", "admission", "health", "collector"},
     {"decoding"},
     {"protocol", "metrics"},
     {"records", "errors", "config", "telemetry", "clock", "ids", "rates", "addresses"},

@@ -71,7 +71,7 @@ async def begin(chat: Chat, session: Session, claims: Claims, message: Authentic
     chat.sessions.add(session)
     telemetry.bind_context(user=session.user_id)
     await settle_in(chat, session, claims, message)
-    log.info("authenticated", rooms=len(session.rooms))
+    log.info("authenticated", address=session.address, rooms=len(session.rooms))
     if message.resume is not None:
         await resume(chat, session, message)
 

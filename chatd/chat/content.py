@@ -39,7 +39,10 @@ def check_metadata(metadata: dict[str, Any] | None, limits: LimitOptions) -> byt
     """Metadata as JSON text. Raises `Refusal` (`bad_message`) if it is too large or has a NUL character in it."""
     if metadata is None:
         return None
-    encoded = encode_json(metadata)
+    try:
+        encoded = encode_json(metadata)
+    except RecursionError:
+        raise Refusal("bad_message", "The field `metadata` is nested too deeply; keep it flat.") from None
     if limits.metadata_bytes and len(encoded) > limits.metadata_bytes:
         raise Refusal(
             "bad_message",
@@ -62,9 +65,4 @@ def check_client_message_id(client_message_id: str | None, limits: LimitOptions)
 
 def hash_request(*parts: str | bytes | None) -> str:
     """A short hash of all that a sender asked for: tells a repeat from another message under the same key."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        data = b"" if part is None else part if isinstance(part, bytes) else part.encode()
-        digest.update(b"%d:" % (-1 if part is None else len(data)))
-        digest.update(data)
-    return digest.hexdigest()
+    return hashlib.blake2b(encode_json(parts), digest_size=16).hexdigest()

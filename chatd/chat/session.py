@@ -35,6 +35,14 @@ class Line:
     settled: Callable[[], None]
 
 
+def _nothing(*_: object) -> None:
+    pass
+
+
+async def _no_space() -> None:
+    pass
+
+
 class Session:
     """A connection's user, rooms and budget. Before it has authenticated `user_id` is empty."""
 
@@ -63,6 +71,10 @@ class Session:
         #: Messages that wait for their commit.
         self.pending = 0
         self.requests_full_at = 0.0
+
+    def hang_up(self) -> None:
+        """Let go of a connection that has ended: whoever still holds the session (a commit, say) does nothing."""
+        self.line = Line(self.outbox, _nothing, _nothing, _nothing, _no_space, _nothing)
 
     def send(self, message: ServerMessage) -> None:
         self.put(text_frame(encode(message)))

@@ -13,6 +13,10 @@ from collections.abc import Callable
 Send = Callable[[bytes], int]
 
 
+def _nothing() -> None:
+    pass
+
+
 class Outbox:
     """Frames on their way to one socket, in order.
 
@@ -108,6 +112,12 @@ class Outbox:
             self._enqueue(frames)
         self._quiet = False
 
+    def detach(self) -> None:
+        """Forget the socket and the connection, which have ended; whatever is put is dropped."""
+        self._clear()
+        self._send = len
+        self._on_waiting = self._on_overflow = self._on_broken = _nothing
+
     def write(self) -> None:
         """Send what waits, as much as the socket takes now. Called by the writer when the socket is writable."""
         queue = self._queue
@@ -154,9 +164,12 @@ class Outbox:
             self._on_overflow()
 
     def _break(self) -> None:
+        self._clear()
+        self._on_broken()
+
+    def _clear(self) -> None:
         self._queue.clear()
         self._held.clear()
         self.waiting_bytes = 0
         self._ended = True
         self._quiet = False
-        self._on_broken()
