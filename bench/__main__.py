@@ -27,6 +27,9 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--servers", default=",".join(SERVERS), help="comma-separated (default: %(default)s)")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="rounds of each row (default: 1)")
     parser.add_argument("--seconds", type=float, metavar="S", help="length of the measured window (default: 10)")
+    parser.add_argument(
+        "--patience", type=float, default=10, metavar="S", help="seconds to wait for a calm machine (default: 10)"
+    )
     parser.add_argument("--quick", action="store_true", help="a second with few connections: shows that it works")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="default: bench/results")
     options = parser.parse_intermixed_args(arguments)
@@ -65,7 +68,8 @@ def main(arguments: Sequence[str]) -> int:
         console.print(f"[yellow]Skipping {SERVERS[server].title}: {sentence}[/yellow]")
     servers = [server for server in options.servers if server not in skipped]
     outcomes = []
-    for outcome in harness.execute(harness.plan(chosen(options), servers, options.repeat), console):
+    runs = harness.plan(chosen(options), servers, options.repeat)
+    for outcome in harness.execute(runs, console, patience_s=options.patience):
         outcomes.append(outcome)
         console.print(report.line_text(outcome))
     verdicts = [] if options.quick else goals.verdicts(outcomes)

@@ -12,6 +12,8 @@ from bench.load import Load
 from bench.scenarios import NODE
 
 BUSY = 0.85
+DISTURBED = 0.1
+STRANGERS = {"server_core_strangers": "server's", "load_core_strangers": "generator's"}
 
 
 @dataclass(frozen=True)
@@ -117,13 +119,20 @@ def bottleneck(mode: str, figures: dict[str, float]) -> str:
     return {"throughput": "waiting", "connect": "waiting"}.get(mode, "")
 
 
+def is_disturbed(outcome: Outcome) -> bool:
+    """Whether something else ran on the cores in use for more than a tenth of the window."""
+    return any(outcome.figures.get(name, 0) > DISTURBED for name in STRANGERS)
+
+
+def rounds_that_count(outcomes: Iterable[Outcome], scenario: str, server: str) -> list[Outcome]:
+    """The runs with figures: those that nothing disturbed, or all where all were disturbed."""
+    measured = [run for run in outcomes if (run.scenario, run.server) == (scenario, server) and run.figures]
+    return [run for run in measured if not is_disturbed(run)] or measured
+
+
 def headline_median(outcomes: Iterable[Outcome], scenario: str, server: str, figure: str) -> float | None:
-    """The figure's median over the rounds; None: it was not measured."""
-    values = [
-        outcome.figures[figure]
-        for outcome in outcomes
-        if (outcome.scenario, outcome.server) == (scenario, server) and figure in outcome.figures
-    ]
+    """The figure's median over the rounds that count; None: it was not measured."""
+    values = [run.figures[figure] for run in rounds_that_count(outcomes, scenario, server) if figure in run.figures]
     return median(values) if values else None
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.figures import Outcome, headline_median
+from bench.figures import Outcome, headline_median, is_disturbed, rounds_that_count
 from bench.scenarios import CHATD, FLOOR, NODE
 
 
@@ -21,11 +21,14 @@ class Goal:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run says of a goal. `value` and `is_met` are None where it was not measured."""
+    """What a run says of a goal. `value` and `is_met` are None where it was not measured. `is_disturbed`: no round of
+    one of the servers was free of strangers on its cores, so the value means little.
+    """
 
     text: str
     value: float | None
     is_met: bool | None
+    is_disturbed: bool = False
 
 
 GOALS = (
@@ -57,4 +60,5 @@ def verdict(goal: Goal, outcomes: Sequence[Outcome]) -> Verdict:
         return Verdict(text, None, None)
     is_sound = not any(run.failure for run in outcomes if (run.scenario, run.server) == (goal.scenario, CHATD))
     is_within = (goal.at_least is None or value >= goal.at_least) and (goal.at_most is None or value <= goal.at_most)
-    return Verdict(text, value, is_sound and is_within)
+    counted = [rounds_that_count(outcomes, goal.scenario, server) for server in (CHATD, goal.against) if server]
+    return Verdict(text, value, is_sound and is_within, any(is_disturbed(runs[0]) for runs in counted))

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from bench.scenarios import Scenario
 from bench.servers import CACHE, SERVERS, Place, compiler_lacks
 
 SETTLE_S = 3.0
+CALM = 0.1
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ def what_is_lacking(servers: Sequence[str]) -> dict[str, str]:
     return {server: sentence for server, sentence in lacking.items() if sentence}
 
 
-def execute(runs: Sequence[Run], console: Console) -> Iterator[figures.Outcome]:
-    """Runs the plan, with a progress bar on the console."""
+def execute(runs: Sequence[Run], console: Console, *, patience_s: float = 0) -> Iterator[figures.Outcome]:
+    """Runs the plan, with a progress bar on the console. Waits up to `patience_s` for calm before each run."""
     cores = machine.cores()
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"), TimeElapsedColumn())
     with (
@@ -63,12 +65,24 @@ def execute(runs: Sequence[Run], console: Console) -> Iterator[figures.Outcome]:
             own = folder / f"{number:03}"
             own.mkdir()
             task = progress.add_task(f"{run.scenario.name} · {run.server}", total=None, detail="starting")
+            wait_for_calm(cores, patience_s)
             yield execute_one(run, Place(own, cores), partial(show, progress, task))
             progress.remove_task(task)
             progress.update(
                 whole, advance=run.scenario.length_s() + SETTLE_S, detail=f"{number} of {len(runs)}", refresh=True
             )
             shutil.rmtree(own, ignore_errors=True)
+
+
+def wait_for_calm(cores: machine.Cores, patience_s: float) -> None:
+    """Returns when nothing else runs on the cores in use, at the latest after `patience_s`."""
+    used = {*cores.server, *cores.generator, *cores.database}
+    end = time.monotonic() + patience_s
+    while time.monotonic() < end:
+        before, began = machine.busy_s(used), time.monotonic()
+        time.sleep(0.5)
+        if (machine.busy_s(used) - before) / (time.monotonic() - began) < CALM:
+            return
 
 
 def show(progress: Progress, task: TaskID, phase: str, done: float, total: float) -> None:

@@ -16,8 +16,6 @@ from bench.goals import Verdict
 from bench.scenarios import CHATD, scenario_named
 from bench.servers import SERVERS
 
-DISTURBED = 0.1
-
 
 def number(value: float) -> str:
     """As many digits as mean something, thousands apart: 16 000, 4.8, 0.25."""
@@ -111,9 +109,9 @@ def remarks(runs: Sequence[Outcome]) -> Iterator[str]:
             yield f"[red]FAILED {title}: {run.failure}[/red]"
         if run.figures and figures.bottleneck(run.mode, run.figures) == "generator":
             yield f"[yellow]{title}: the generator was the bottleneck, the server can do more[/yellow]"
-        for core, figure in (("server's", "server_core_strangers"), ("generator's", "load_core_strangers")):
+        for figure, core in figures.STRANGERS.items():
             share = run.figures.get(figure, 0)
-            if share > DISTURBED:
+            if share > figures.DISTURBED:
                 yield f"[yellow]{title}: disturbed, something else took {share:.0%} of the {core} core[/yellow]"
 
 
@@ -129,7 +127,8 @@ def print_report(
     for verdict in verdicts:
         mark = {True: "[green]met   [/green]", False: "[red]MISSED[/red]", None: "[dim]open  [/dim]"}[verdict.is_met]
         value = "not measured" if verdict.value is None else f"{verdict.value:.2f}"
-        console.print(f"{mark} {verdict.text} — {value}")
+        caution = " [yellow](disturbed: run it again, with --repeat)[/yellow]" if verdict.is_disturbed else ""
+        console.print(f"{mark} {verdict.text} — {value}{caution}")
     for server, sentence in skipped.items():
         console.print(f"[yellow]SKIPPED {SERVERS[server].title}: {sentence}[/yellow]")
 

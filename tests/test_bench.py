@@ -290,6 +290,17 @@ def test_goal_is_met_by_ratio_and_bound() -> None:
     assert met(outcome_of("steady-rooms-of-95", CHATD, p99_ms=2.0, failure="3 deliveries never came")) == [False]
 
 
+def test_disturbed_rounds_do_not_count_where_there_are_others() -> None:
+    calm, disturbed = (
+        outcome_of("steady-rooms-of-95", CHATD, p99_ms=2.0),
+        outcome_of("steady-rooms-of-95", CHATD, p99_ms=90.0, server_core_strangers=0.4),
+    )
+    (verdict,) = goals.verdicts([calm, disturbed])
+    assert (verdict.is_met, verdict.is_disturbed) == (True, False)
+    (verdict,) = goals.verdicts([disturbed])
+    assert (verdict.is_met, verdict.is_disturbed) == (False, True)
+
+
 def test_ratio_says_how_many_times_better() -> None:
     node = outcome_of("fanout-1000", NODE, cpu_per_delivery_us=6.0)
     chatd = outcome_of("fanout-1000", CHATD, cpu_per_delivery_us=3.0)
