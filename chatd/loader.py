@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 import trio
 
-from chatd.errors import Refusal
+from chatd.errors import Refusal, Unavailable
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -29,6 +29,17 @@ class _Wanted(Generic[V]):
         self.done = trio.Event()
         self.value: V | None = None
         self.refusal: Refusal | None = None
+
+    async def wait_value(self) -> V | None:
+        """Wait for the load; each waiter gets a refusal of its own."""
+        await self.done.wait()
+        match self.refusal:
+            case None:
+                return self.value
+            case Unavailable() as out:
+                raise Unavailable(out.detail) from out
+            case refusal:
+                raise Refusal(refusal.code, refusal.detail, retry_after_ms=refusal.retry_after_ms) from refusal
 
 
 class Loader(Generic[K, V]):
@@ -49,26 +60,20 @@ class Loader(Generic[K, V]):
         if wanted is None:
             wanted = self._wanted[key] = _Wanted()
             self._wake.set()
-        await wanted.done.wait()
-        if wanted.refusal is not None:
-            raise Refusal(
-                wanted.refusal.code, wanted.refusal.detail, retry_after_ms=wanted.refusal.retry_after_ms
-            ) from wanted.refusal
-        return wanted.value
+        return await wanted.wait_value()
 
     async def get_many(self, keys: Sequence[K]) -> dict[K, V]:
         """The values of those keys that have one; one load where they fit."""
         for key in keys:
             self._wanted.setdefault(key, _Wanted())
         wanted = {key: self._wanted[key] for key in keys}
-        self._wake.set()
+        if wanted:
+            self._wake.set()
         found = {}
         for key, entry in wanted.items():
-            await entry.done.wait()
-            if entry.refusal is not None:
-                raise Refusal(entry.refusal.code, entry.refusal.detail) from entry.refusal
-            if entry.value is not None:
-                found[key] = entry.value
+            value = await entry.wait_value()
+            if value is not None:
+                found[key] = value
         return found
 
     async def _serve(self) -> None:
@@ -78,16 +83,18 @@ class Loader(Generic[K, V]):
             batch = {key: self._wanted.pop(key) for key in keys}
             if not self._wanted:
                 self._wake = trio.Event()
+            # What they hear if this load is cancelled, for then the server stops.
+            outcome: Mapping[K, V] | Refusal = Unavailable("The server is stopping; try again in a moment.")
             try:
-                found = await self._load(keys)
+                outcome = await self._load(keys)
             except Refusal as refusal:
-                for wanted in batch.values():
-                    wanted.refusal = refusal
-            else:
-                for key, wanted in batch.items():
-                    wanted.value = found.get(key)
+                outcome = refusal
             finally:
-                for wanted in batch.values():
+                for key, wanted in batch.items():
+                    if isinstance(outcome, Refusal):
+                        wanted.refusal = outcome
+                    else:
+                        wanted.value = outcome.get(key)
                     wanted.done.set()
 
 
