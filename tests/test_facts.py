@@ -1,0 +1,31 @@
+"""Facts about a database as a whole, on every kind of store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from tests.stores import Store
+
+
+async def test_a_fact_is_what_was_said_first(store: Store) -> None:
+    assert await store.facts.get("epoch") is None
+    assert await store.facts.get_or_add("epoch", "first") == "first"
+    assert await store.facts.get_or_add("epoch", "second") == "first"
+    assert await store.facts.get("epoch") == "first"
+    assert await store.facts.get("lobby") is None
+
+
+async def test_two_who_say_it_at_once_get_the_same(store: Store) -> None:
+    heard = []
+
+    async def say(value: str) -> None:
+        heard.append(await store.facts.get_or_add("epoch", value))
+
+    async with trio.open_nursery() as nursery:
+        for value in "abc":
+            nursery.start_soon(say, value)
+    assert len(set(heard)) == 1
+    assert await store.facts.get("epoch") == heard[0]
