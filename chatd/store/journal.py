@@ -8,6 +8,7 @@ the transaction that stores them, so that seqs have no holes whatever happens.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -83,6 +84,10 @@ class Journal:
         self._remove_members = queries["journal.remove_members"]
         self._waiting: list[Entry] = []
         self._arrived = trio.Event()
+        # Batches that are over and of which nobody has been told yet.
+        self._over: deque[tuple[Sequence[Entry], Sequence[Outcome], Sequence[Event]]] = deque()
+        self._committed = trio.Event()
+        self._committed_all = False
         self._closing = False
         # Ids and times never go back, even if the clock does.
         self._last_ms = 0
@@ -120,7 +125,8 @@ class Journal:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    async def _run(self) -> None:
+    async def _commit_all(self) -> None:
+        """One commit after the other, the next one begun before what became of the last one is told."""
         while self._waiting or not self._closing:
             await self._arrived.wait()
             entries = self._waiting[: self._options.max_entries]
@@ -129,34 +135,53 @@ class Journal:
                 self._arrived = trio.Event()
             if entries:
                 await self._commit(entries)
+        self._committed_all = True
+        self._committed.set()
 
     async def _commit(self, entries: Sequence[Entry]) -> None:
-        """Store a batch, or, if one of its entries breaks a rule of the database, each alone."""
+        """Store a batch, or, if there is something wrong with one of its entries, each alone."""
         began = trio.current_time()
         try:
             numbered = await self._database.transaction(lambda tx: self._store(tx, entries))
         except Unavailable as out:
             log.exception("commit_failed", entries=len(entries), detail=out.detail)
-            self._settle(entries, [out] * len(entries), ())
-        except Conflict as conflict:
+            self._tell(entries, [out] * len(entries))
+        except Exception as fault:
             if len(entries) > 1:
                 for entry in entries:
                     await self._commit([entry])
                 return
-            log.exception("entry_refused", room=entries[0].room_id, detail=str(conflict))
-            self._settle(entries, [Refusal("conflict", "This cannot be stored; nothing has changed.")], ())
+            log.exception("entry_refused", room=entries[0].room_id)
+            is_conflict = isinstance(fault, Conflict)
+            detail = "This cannot be stored; nothing has changed."
+            self._tell(entries, [Refusal("conflict" if is_conflict else "internal", detail)])
         else:
             self._metrics.commit_seconds.observe(trio.current_time() - began)
             self._metrics.commit_entries.observe(len(entries))
             self._metrics.commits.inc()
-            self._settle(entries, numbered.outcomes, numbered.events)
+            self._tell(entries, numbered.outcomes, numbered.events)
 
-    def _settle(self, entries: Sequence[Entry], outcomes: Sequence[Outcome], events: Sequence[Event]) -> None:
-        for entry, outcome in zip(entries, outcomes, strict=True):
-            entry.settle(outcome)
-        if events:
-            self._publish(events)
-        self._after_batch()
+    def _tell(self, entries: Sequence[Entry], outcomes: Sequence[Outcome], events: Sequence[Event] = ()) -> None:
+        """Hand a batch that is over to `_settle_all`."""
+        self._over.append((entries, outcomes, events))
+        self._committed.set()
+
+    async def _settle_all(self) -> None:
+        """Batches in the order of their commits: first each entry is settled, then the events are published."""
+        while self._over or not self._committed_all:
+            await self._committed.wait()
+            self._committed = trio.Event()
+            while self._over:
+                entries, outcomes, events = self._over.popleft()
+                for entry, outcome in zip(entries, outcomes, strict=True):
+                    try:
+                        entry.settle(outcome)
+                    except Exception:
+                        # Whoever asked cannot be told; that is no reason to tell nobody.
+                        log.exception("settle_failed", room=entry.room_id)
+                if events:
+                    self._publish(events)
+                self._after_batch()
 
     async def _store(self, tx: Transaction, entries: Sequence[Entry]) -> Numbered:
         self._last_ms = now_ms = max(self._clock(), self._last_ms)
@@ -233,7 +258,8 @@ async def open_journal(
         database, queries, options, clock=clock, metrics=metrics, publish=publish, after_batch=after_batch
     )
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(journal._run)
+        nursery.start_soon(journal._commit_all)
+        nursery.start_soon(journal._settle_all)
         try:
             yield journal
         finally:
