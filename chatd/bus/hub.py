@@ -26,6 +26,8 @@ log = telemetry.get_logger(__name__)
 
 #: Seconds between two tries to repair a room while the store is out.
 REPAIR_PAUSE_S: Final = 0.5
+#: A room whose backlog is larger is served at once, while everybody else waits: what comes in is so held up, too.
+MAX_BACKLOG_BYTES: Final = 1024 * 1024
 #: Events that one repair reads at once.
 REPAIR_EVENTS: Final = 500
 
@@ -100,6 +102,13 @@ class Hub:
             receiver.put(frames)
         room.add(receiver)
         return True
+
+    def pause(self, receiver: Receiver, room_id: str) -> None:
+        """Stop hearing a room, of which the receiver has then been sent everything up to its position."""
+        room = self._rooms.get(room_id)
+        if room is not None and receiver in room.listeners:
+            self._drain(room)
+            self.unlisten(receiver, [room_id])
 
     def unlisten(self, receiver: Receiver, room_ids: Iterable[str]) -> None:
         for room_id in room_ids:
@@ -179,14 +188,22 @@ class Hub:
 
     def _send(self, room: ActiveRoom, frames: list[bytes]) -> None:
         self.deliveries += len(room.listeners) * len(frames)
-        if room.backlog or len(room.listeners) > self._options.slice_receivers:
+        if room.is_behind or len(room.listeners) > self._options.slice_receivers:
             for frame in frames:
                 room.queue(frame)
+            if room.backlog_bytes > MAX_BACKLOG_BYTES:
+                self._drain(room)
+                return
             self._backlogged[room.room_id] = room
             self._backlog_arrived.set()
             return
         for block in blocks(frames):
             room.send(block)
+
+    def _drain(self, room: ActiveRoom) -> None:
+        """Serve a room's whole backlog at once."""
+        while room.serve(self._options.slice_receivers):
+            pass
 
     async def _serve_backlogs(self) -> None:
         """Large rooms in turn, a slice each, with a checkpoint between so that others run."""

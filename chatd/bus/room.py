@@ -38,7 +38,10 @@ class Receiver(Protocol):
 class ActiveRoom:
     """The room's position on this node, the encoded tail behind it, and who listens."""
 
-    __slots__ = ("_early", "_rounds", "_snapshot", "backlog", "idle_since", "listeners", "next_seq", "room_id", "tail")
+    __slots__ = (
+        "_early", "_rounds", "_snapshot", "backlog", "backlog_bytes", "idle_since", "listeners", "next_seq", "room_id",
+        "tail",
+    )  # fmt: skip
 
     def __init__(self, room_id: str, *, last_seq: int, tail_events: int) -> None:
         self.room_id = room_id
@@ -47,6 +50,7 @@ class ActiveRoom:
         self.listeners: dict[Receiver, Put] = {}
         self.idle_since: float | None = None
         self.backlog: deque[tuple[Sequence[Put], list[bytes]]] = deque()
+        self.backlog_bytes = 0
         self._early: dict[int, Event] = {}
         self._snapshot: Sequence[Put] | None = None
         self._rounds: Iterator[int] | None = None
@@ -96,6 +100,11 @@ class ActiveRoom:
         if any(mark in event.body for event in self.tail):
             self.tail.clear()
 
+    @property
+    def is_behind(self) -> bool:
+        """Something is still to be served: what comes now has to queue behind it."""
+        return bool(self.backlog) or self._rounds is not None
+
     def add(self, receiver: Receiver) -> None:
         self.listeners[receiver] = receiver.put
         self._snapshot = None
@@ -121,6 +130,7 @@ class ActiveRoom:
             self.backlog[-1][1].append(frames)
         else:
             self.backlog.append((self._snapshot, [frames]))
+        self.backlog_bytes += len(frames)
 
     def serve(self, slice_size: int) -> bool:
         """Send one slice of the backlog; whether there was one."""
@@ -140,6 +150,7 @@ class ActiveRoom:
                     for put in some:
                         put(block)
                     yield len(some)
+                self.backlog_bytes -= len(block)
 
 
 def blocks(frames: list[bytes]) -> Iterator[bytes]:

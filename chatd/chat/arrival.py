@@ -84,6 +84,7 @@ async def settle_in(chat: Chat, session: Session, claims: Claims, message: Authe
     entries = listen_to_rooms(chat, session, arrival.rooms, message)
     session.line.authenticated()
     session.send(authenticated(chat, session, entries, message.id))
+    session.has_arrived = True
 
 
 async def read_arrival(chat: Chat, session: Session) -> Arrival:

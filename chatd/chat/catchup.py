@@ -25,7 +25,7 @@ async def catch_up(chat: Chat, session: Session, room_id: str, after: int) -> bo
 
     On return with True nothing has run between the last event and going live, so what is put next is in order.
     """
-    chat.hub.unlisten(session, [room_id])
+    chat.hub.pause(session, room_id)
     position = after
     at_once = chat.options.websocket.outbox_bytes // 4
     while room_id in session.rooms:

@@ -51,23 +51,28 @@ async def join_room(chat: Chat, session: Session, message: JoinRoom) -> None:
 
 async def become_member(chat: Chat, session: Session, room_id: str) -> None:
     """Make the session's user a member and note it in the session."""
-    room = await chat.rooms.by_id(room_id, asked_by=session.user_id)
-    if room is None or (room.role is None and room.kind != "public"):
-        raise _no_such_room()
-    role = room.role
-    if role is None:
-        limits = chat.options.limits
-        if limits.rooms_per_user and await chat.rooms.count_of_user(session.user_id) >= limits.rooms_per_user:
-            raise Refusal("limit_reached", f"You are in {limits.rooms_per_user} rooms; leave one of them first.")
-        detail = f"You may join {limits.joins_per_hour} rooms an hour; try again later."
-        await take(chat, "joins:" + session.user_id, chat.rates.joins, detail)
-        role = "member"
-        session.joining.add(room_id)
-        try:
-            await chat.journal.write(change(session.user_id, session.username, room_id, role=role))
-        finally:
-            session.joining.discard(room_id)
-    session.rooms[room_id] = role
+    session.joining.add(room_id)
+    try:
+        role = await _role_after_joining(chat, session, room_id)
+        # Whoever ended the membership meanwhile took the room out of `joining`.
+        if room_id not in session.joining:
+            raise _no_such_room()
+        session.rooms[room_id] = role
+    finally:
+        session.joining.discard(room_id)
+
+
+async def _role_after_joining(chat: Chat, session: Session, room_id: str) -> str:
+    room = await visible_room(chat, session.user_id, room_id)
+    if room.role is not None:
+        return room.role
+    limits = chat.options.limits
+    if limits.rooms_per_user and await chat.rooms.count_of_user(session.user_id) >= limits.rooms_per_user:
+        raise Refusal("limit_reached", f"You are in {limits.rooms_per_user} rooms; leave one of them first.")
+    detail = f"You may join {limits.joins_per_hour} rooms an hour; try again later."
+    await take(chat, "joins:" + session.user_id, chat.rates.joins, detail)
+    await chat.journal.write(change(session.user_id, session.username, room_id, role="member"))
+    return "member"
 
 
 async def leave_room(chat: Chat, session: Session, message: LeaveRoom) -> Ok:

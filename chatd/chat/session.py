@@ -47,8 +47,8 @@ class Session:
     """A connection's user, rooms and budget. Before it has authenticated `user_id` is empty."""
 
     __slots__ = (
-        "address", "changes", "connection_id", "expires_at_ms", "joining", "line", "outbox", "pending", "put",
-        "put_ephemeral", "requests_full_at", "rooms", "session_id", "user_id", "username",
+        "address", "changes", "connection_id", "expires_at_ms", "has_arrived", "joining", "line", "outbox", "pending",
+        "put", "put_ephemeral", "requests_full_at", "rooms", "session_id", "user_id", "username",
     )  # fmt: skip
 
     def __init__(self, connection_id: str, address: str, line: Line) -> None:
@@ -70,6 +70,8 @@ class Session:
         self.changes = 0
         #: Messages that wait for their commit.
         self.pending = 0
+        #: Its client has been told `authenticated`: from then on events may follow.
+        self.has_arrived = False
         self.requests_full_at = 0.0
 
     def hang_up(self) -> None:

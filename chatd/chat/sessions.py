@@ -61,8 +61,9 @@ class Sessions:
                 case "member_joined":
                     session.changes += 1
                     assert notice.room_id is not None
-                    if notice.room_id not in session.rooms and notice.room_id not in session.joining:
-                        self._admit(session, notice.room_id, notice)
+                    is_known = notice.room_id in session.rooms or notice.room_id in session.joining
+                    if session.has_arrived and not is_known:
+                        self._follow(session, notice.room_id, notice.seq)
                 case "member_left":
                     assert notice.room_id is not None
                     self._stop(session, notice.room_id)
@@ -92,4 +93,5 @@ class Sessions:
     def _stop(self, session: Session, room_id: str) -> None:
         session.changes += 1
         session.rooms.pop(room_id, None)
+        session.joining.discard(room_id)
         self._hub.unlisten(session, [room_id])
