@@ -61,12 +61,14 @@ class Connection:
         self._heard_at = trio.current_time()
         self.bytes_read = 0
         self._waiting = trio.Event()
-        self._space: trio.Event | None = None
+        # Set by the writer at its next step, for those who wait for one.
+        self._written: trio.Event | None = None
         self._authenticated = trio.Event()
         self._expiry_changed = trio.Event()
         self._settled: trio.Event | None = None
         self._refused = trio.Event()
-        self._refusals: deque[float] = deque()
+        limit = chat.options.limits.refusals_per_minute
+        self._refusals: deque[float] = deque(maxlen=limit and limit + 1)
         self._last_refusal: ErrorCode = "rate_limited"
         line = Line(
             outbox=self._outbox,
@@ -105,6 +107,8 @@ class Connection:
         self._ended = True
         self._outbox.detach()
         self.session.hang_up()
+        if self._written is not None:
+            self._written.set()
 
     def _overflow(self) -> None:
         self.end(CloseCode.SLOW_READER, "read faster, or resume where you were", drop=True)
@@ -154,6 +158,9 @@ class Connection:
                 if isinstance(item, str):
                     if not self._ended:
                         await dispatch(self._chat, self.session, item)
+                        if self._refusals:
+                            # The penalty is served before the next message of this client is answered.
+                            await trio.lowlevel.checkpoint()
                         if self.session.pending >= MAX_PENDING:
                             await self._wait_until_settled()
                 elif isinstance(item, Ping):
@@ -175,8 +182,7 @@ class Connection:
     async def _discard(self) -> None:
         """Read to the end of the stream, for closing with unread bytes would reset what the peer has yet to read."""
         while not self._outbox.is_empty:
-            await trio.lowlevel.wait_writable(self._socket)
-            await trio.lowlevel.checkpoint()
+            await self._wait_for_write()
         try:
             self._socket.shutdown(socket.SHUT_WR)
             while True:
@@ -193,8 +199,9 @@ class Connection:
             while not self._outbox.is_empty:
                 await trio.lowlevel.wait_writable(self._socket)
                 self._outbox.write()
-                if self._space is not None and self._outbox.waiting_bytes <= self._options.outbox_bytes // 2:
-                    self._space.set()
+                if self._written is not None:
+                    self._written.set()
+                    self._written = None
             self._waiting = trio.Event()
 
     def _wake_writer(self) -> None:
@@ -241,8 +248,6 @@ class Connection:
             has_told = False
             while self._refusals:
                 self._refused = trio.Event()
-                while self._refusals and self._refusals[0] <= trio.current_time() - MINUTE_S:
-                    self._refusals.popleft()
                 if len(self._refusals) > limit:
                     bad = self._last_refusal == "bad_message"
                     self.end(CloseCode.BAD_MESSAGES if bad else CloseCode.RATE_LIMITED, "too many refusals")
@@ -252,6 +257,8 @@ class Connection:
                     self._warn(limit)
                 with trio.move_on_after(MINUTE_S):
                     await self._refused.wait()
+                while self._refusals and self._refusals[0] <= trio.current_time() - MINUTE_S:
+                    self._refusals.popleft()
 
     def _warn(self, limit: int) -> None:
         detail = f"{len(self._refusals)} refusals within a minute: past {limit} this connection is closed. Slow down."
@@ -282,12 +289,16 @@ class Connection:
         half = self._options.outbox_bytes // 2
         while self._outbox.waiting_bytes > half and not self._ended:
             sent = self._outbox.sent_bytes
-            self._space = trio.Event()
             with trio.move_on_after(self._options.write_timeout_s):
-                await self._space.wait()
+                await self._wait_for_write()
             if self._outbox.sent_bytes > sent:
                 # Bytes that leave are acknowledged by the peer's machine: a sign of life.
                 self._heard_at = trio.current_time()
-            elif self._outbox.waiting_bytes > half:
+            else:
                 self._overflow()
-        self._space = None
+
+    async def _wait_for_write(self) -> None:
+        """Wait until the writer has sent something. The socket itself can be waited for by one task only."""
+        if self._written is None:
+            self._written = trio.Event()
+        await self._written.wait()
