@@ -155,7 +155,7 @@ async def test_private_room_looks_to_a_stranger_exactly_like_a_missing_one(daemo
         missing = await daemon.http(method, path.format(MISSING), body, token=eve.token)
         assert there.status == missing.status == 404
         assert there.body == missing.body
-        assert there.headers | {"date": ""} == missing.headers | {"date": ""}
+        assert {**there.headers, "date": ""} == {**missing.headers, "date": ""}
     async with daemon.connect(eve) as client:
         for request in (
             {"type": "join_room"},
