@@ -170,7 +170,7 @@ class Connection:
                     return False
         except Disconnect as fault:
             self.end(fault.code, fault.reason)
-            await self._discard()
+            await self.discard()
             return False
         return True
 
@@ -179,7 +179,7 @@ class Connection:
             self.end(max(closed.code, CloseCode.NORMAL), "")
             self.close_code = closed.code
 
-    async def _discard(self) -> None:
+    async def discard(self) -> None:
         """Read to the end of the stream, for closing with unread bytes would reset what the peer has yet to read."""
         while not self._outbox.is_empty:
             await self._wait_for_write()

@@ -34,7 +34,7 @@ ACCEPT_AT_ONCE: Final = 64
 #: Seconds without accepting when the process is out of descriptors.
 ACCEPT_PAUSE_S: Final = 0.1
 _OUT_OF: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-#: Seconds in which a refused client may read why.
+#: Seconds in which a client that is refused or failed may read why.
 LINGER_S: Final = 1.0
 
 
@@ -189,6 +189,8 @@ async def _run(connection: Connection, handshake: Handshake, upgrade: Upgrade) -
     except* Exception as group:
         log.exception("connection_failed", exc_info=group)
         connection.end(CloseCode.INTERNAL, "internal error")
+        with trio.move_on_after(LINGER_S):
+            await connection.discard()
 
 
 def _check_origin(upgrade: Upgrade, allowed: tuple[str, ...]) -> NotAdmitted | None:

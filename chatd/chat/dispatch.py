@@ -58,7 +58,7 @@ async def dispatch(chat: Chat, session: Session, text: str) -> None:
         rule = RULES.get(type(message))
         if rule is None:
             raise Refusal("feature_disabled", "This server does not do that yet.")
-        if not session.user_id and not rule.before_authentication:
+        if not session.has_arrived and not rule.before_authentication:
             raise Refusal("unauthenticated", 'Send {"type":"authenticate","token":"…"} first.')
         if rule.price == "request":
             _take_request(chat, session)
