@@ -15,7 +15,7 @@ from chatd.chat.accounts import Origin
 from chatd.credentials import find_signing_secrets
 from chatd.errors import Refusal, bad_fields
 from chatd.records import format_time
-from chatd.server import StartFault, bind, database_path, open_chat, open_database
+from chatd.server import StartFault, bind, check_back_ends, database_path, open_chat, open_database
 from chatd.store.migrations import migrate, read_migrations, read_state
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ async def check(config: Config) -> str:
     lines = [f"chatd {__version__}: the configuration is good."]
     secrets = find_signing_secrets(config.auth, config.server.data_path)
     lines.append(f"secret: {'given' if secrets else 'will be made at first start'}")
+    check_back_ends(config)
     path = database_path(config)
     if path.exists():
         began = time.perf_counter()

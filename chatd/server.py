@@ -33,7 +33,7 @@ from chatd.chat.sessions import Sessions
 from chatd.clock import Clock, wall_clock_ms
 from chatd.collector import Collector
 from chatd.config import Config, Secret
-from chatd.credentials import signing_secrets
+from chatd.credentials import find_signing_secrets, signing_secrets
 from chatd.errors import CloseCode, Refusal, Unavailable
 from chatd.health import Health
 from chatd.ids import new_id
@@ -84,21 +84,34 @@ class StartFault(Exception):
 @asynccontextmanager
 async def open_database(config: Config) -> AsyncIterator[tuple[Database, Queries]]:
     """The database of the configuration. Raises `StartFault`."""
-    if config.database.url:
-        raise StartFault("[database] url: this chatd runs on its embedded database only; leave the option out.")
+    check_back_ends(config)
     path = database_path(config)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StartFault(f"The data folder {path.parent} cannot be made: {error.strerror}.") from error
-    if not os.access(path.parent, os.W_OK):
-        raise StartFault(f"The data folder {path.parent} cannot be written to; change its owner or server.data_dir.")
     async with AsyncExitStack() as stack:
         try:
             database = await stack.enter_async_context(open_sqlite(path, readers=config.database.readers))
         except Unavailable as error:
             raise StartFault(error.detail) from error
         yield database, Queries(database.dialect)
+
+
+def check_back_ends(config: Config) -> None:
+    """Raise `StartFault` where what is configured cannot be used. Changes nothing."""
+    for table, url, own in (
+        ("database", config.database.url, "its embedded database"),
+        ("bus", config.bus.url, "the bus within its process"),
+    ):
+        if url:
+            raise StartFault(f"[{table}] url: this chatd runs on {own} only; leave the option out.")
+    folder = config.server.data_path
+    nearest = next(path for path in (folder, *folder.absolute().parents) if os.access(path, os.F_OK))
+    if not nearest.is_dir():
+        raise StartFault(f"The data folder {folder} cannot be made: {nearest} is no folder.")
+    if not os.access(nearest, os.W_OK):
+        raise StartFault(f"The data folder {folder} cannot be written to; change its owner or server.data_dir.")
 
 
 def database_path(config: Config) -> Path:
@@ -129,6 +142,8 @@ async def open_chat(
     """Everything behind the sockets, ready for rules to run. Raises `StartFault` and `ConfigError`."""
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
+        # Looked at before anything is made, so that a faulty one leaves nothing behind.
+        find_signing_secrets(config.auth, config.server.data_path)
         database, queries = await enter(open_database(config))
         secrets = signing_secrets(config.auth, config.server.data_path)
         await prepare_schema(config, database, queries)

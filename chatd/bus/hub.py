@@ -79,7 +79,13 @@ class Hub:
 
         Raises `Unavailable` when the store is out; nothing is left half open, also not by cancelling.
         """
-        missing = [room_id for room_id in room_ids if room_id not in self._rooms]
+        missing = []
+        for room_id in room_ids:
+            if (room := self._rooms.get(room_id)) is None:
+                missing.append(room_id)
+            elif room.idle_since is not None:
+                # Who asks is about to listen; the room is not to be forgotten meanwhile.
+                room.idle_since = trio.current_time()
         if missing:
             await self._opener.get_many(missing)
 
@@ -225,9 +231,10 @@ class Hub:
         try:
             await self._bus.subscribe(wanted)
             last_seqs = await self._read_last_seqs(wanted)
-        except BaseException:
+        except Refusal:
             for room_id in wanted:
                 del self._opening[room_id]
+            await self._bus.unsubscribe(wanted)
             raise
         for room_id in wanted:
             early = self._opening.pop(room_id)
@@ -263,9 +270,13 @@ class Hub:
                     await trio.sleep(REPAIR_PAUSE_S)
                     continue
                 self.repairs += 1
-                self._deliver(room, room.offer(events))
-                if len(events) < REPAIR_EVENTS:
+                ready = room.offer(events)
+                self._deliver(room, ready)
+                # Another hole may have opened while this one was read.
+                if len(events) < REPAIR_EVENTS and not room.has_gap:
                     self._broken.discard(room_id)
+                elif not ready:
+                    await trio.sleep(REPAIR_PAUSE_S)
             if not self._broken:
                 self._gap_found = trio.Event()
 

@@ -13,10 +13,11 @@ import queue
 import re
 import sqlite3
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import trio
 
+from chatd import telemetry
 from chatd.errors import Unavailable
 from chatd.store.database import Conflict, Dialect, Params, Row, Transaction, Work
 
@@ -28,13 +29,19 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+log = telemetry.get_logger(__name__)
+
 #: Milliseconds that one process waits for another's lock (the command line beside the daemon).
 BUSY_TIMEOUT_MS: Final = 5000
 #: KiB of pages that the writer keeps: the indexes' inner pages and each active room's last one.
 CACHE_KIB: Final = 64 * 1024
-#: Pages in the log before they are copied into the database: a page that changes often is then copied once for many
-#: commits. 64 MiB of log at most, which is read through once at a start after a crash.
-CHECKPOINT_PAGES: Final = 16_000
+#: The log is copied into the database by a thread of its own, so that no commit waits for it: every so many seconds,
+#: if so many rows have changed. The writer does it itself only past so many pages (256 MiB).
+CHECKPOINT_S: Final = 1.0
+CHECKPOINT_ROWS: Final = 2000
+CHECKPOINT_PAGES: Final = 64_000
+#: Milliseconds that the end of a checkpoint may hold up the writer while a reader is in its way.
+CHECKPOINT_TIMEOUT_MS: Final = 100
 
 
 class SqliteDatabase:
@@ -49,6 +56,8 @@ class SqliteDatabase:
         for reader in readers:
             self._readers.put(reader)
         self._reader_limiter = trio.CapacityLimiter(len(readers))
+        #: Rows that were ever changed.
+        self.changes = 0
 
     async def rows(self, query: Query, params: Params) -> list[Row]:
         return await self.read(lambda tx: tx.rows(query, params))
@@ -72,7 +81,9 @@ class SqliteDatabase:
 
     def _write(self, work: Work[T]) -> T:
         with _transaction(self._writer, "BEGIN IMMEDIATE"):
-            return _run_through(work, _Statements(self._writer))
+            result = _run_through(work, _Statements(self._writer))
+        self.changes = self._writer.total_changes
+        return result
 
 
 class _Statements:
@@ -158,20 +169,51 @@ def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     return connection
 
 
-def _open(path: Path, readers: int) -> tuple[sqlite3.Connection, list[sqlite3.Connection]]:
+class _Connections(NamedTuple):
+    writer: sqlite3.Connection
+    checkpointer: sqlite3.Connection
+    readers: list[sqlite3.Connection]
+
+
+def _open(path: Path, readers: int) -> _Connections:
     try:
-        writer = _connect(path, read_only=False)
-        return writer, [_connect(path, read_only=True) for _ in range(readers)]
+        writer, checkpointer = _connect(path, read_only=False), _connect(path, read_only=False)
+        checkpointer.execute(f"PRAGMA busy_timeout = {CHECKPOINT_TIMEOUT_MS}")
+        return _Connections(writer, checkpointer, [_connect(path, read_only=True) for _ in range(readers)])
     except sqlite3.Error as error:
         raise Unavailable(f"cannot open the database {path}: {error}") from error
+
+
+def _checkpoint(connection: sqlite3.Connection) -> None:
+    """Copy the log beside the writer, then the little that came meanwhile, and let the log begin anew."""
+    try:
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+    except sqlite3.Error as error:
+        # The log grows until it can be done; the writer says so itself if that is for want of space.
+        log.warning("checkpoint_failed", detail=str(error))
+
+
+async def _keep_log_short(database: SqliteDatabase, connection: sqlite3.Connection) -> None:
+    limiter = trio.CapacityLimiter(1)
+    copied = 0
+    while True:
+        await trio.sleep(CHECKPOINT_S)
+        if database.changes - copied >= CHECKPOINT_ROWS:
+            copied = database.changes
+            await trio.to_thread.run_sync(_checkpoint, connection, limiter=limiter)
 
 
 @asynccontextmanager
 async def open_sqlite(path: Path, *, readers: int) -> AsyncIterator[SqliteDatabase]:
     """The database in `path`, made if there is none. Raises `Unavailable` if it cannot be opened for writing."""
-    writer, reading = await trio.to_thread.run_sync(_open, path, readers)
+    connections = await trio.to_thread.run_sync(_open, path, readers)
     try:
-        yield SqliteDatabase(writer, reading)
+        database = SqliteDatabase(connections.writer, connections.readers)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_keep_log_short, database, connections.checkpointer)
+            yield database
+            nursery.cancel_scope.cancel()
     finally:
-        for connection in (*reading, writer):
+        for connection in (*connections.readers, connections.checkpointer, connections.writer):
             connection.close()
