@@ -1,4 +1,7 @@
 """Fixtures that several test modules ask for by name. They are made where their subject is."""
 
+from tests.buses import bus as bus
+from tests.buses import ears as ears
+from tests.buses import ticker as ticker
 from tests.stores import database as database
 from tests.stores import store as store
