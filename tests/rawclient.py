@@ -189,15 +189,15 @@ async def try_upgrade(port: int, headers: Mapping[str, str | None] = {}, *, host
 
 @asynccontextmanager
 async def open_raw(
-    port: int, headers: Mapping[str, str | None] = {}, *, receive_buffer: int | None = None
+    port: int, headers: Mapping[str, str | None] = {}, *, early: bytes = b"", receive_buffer: int | None = None
 ) -> AsyncIterator[RawClient]:
-    """An upgraded client; with a small `receive_buffer` it is soon full when it does not read."""
+    """An upgraded client that sends `early` with its request; a small `receive_buffer` is soon full."""
     sock = trio.socket.socket()
     if receive_buffer is not None:
         sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, receive_buffer)
     await sock.connect(("127.0.0.1", port))
     async with trio.SocketStream(sock) as stream:
-        await stream.send_all(upgrade_request(f"127.0.0.1:{port}", headers))
+        await stream.send_all(upgrade_request(f"127.0.0.1:{port}", headers) + early)
         answer = await read_head(stream)
         assert answer.status == 101, answer
         yield RawClient(stream, answer.rest)
