@@ -153,9 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser()
     args = parser.parse_args(argv)
     try:
-        config = load_config(args.config, os.environ)
-        telemetry.configure_logging(config.telemetry.log_level, config.telemetry.log_format, sys.stderr)
-        told = trio.run(COMMANDS[args.command].run, config, args)
+        told = _run(args)
     except UsageError as error:
         parser.error(str(error))
     except (ConfigError, StartFault, SchemaFault) as error:
@@ -165,7 +163,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     if told:
-        print(told)
+        print(told)  # noqa: T201 - what the command was asked for
+
+
+def _run(args: argparse.Namespace) -> str:
+    """What a command prints. What stopped it is raised as itself, however many nurseries it came through."""
+    try:
+        config = load_config(args.config, os.environ)
+        telemetry.configure_logging(config.telemetry.log_level, config.telemetry.log_format, sys.stderr)
+        return trio.run(COMMANDS[args.command].run, config, args)
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        raise error from None
 
 
 if __name__ == "__main__":
