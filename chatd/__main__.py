@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     if told:
-        print(told)  # noqa: T201 - what the command was asked for
+        print(told)
 
 
 def _run(args: argparse.Namespace) -> str:

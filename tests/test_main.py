@@ -1,0 +1,203 @@
+"""The command line as a person meets it: every command, what it prints, its exit status, and signals."""
+
+from __future__ import annotations
+
+import re
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from chatd import __version__
+from chatd.__main__ import COMMANDS, main
+from tests.daemon import start_process
+from tests.shell import Shell, contents, run_process, sentence_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(tmp_path, capsys)
+
+
+@pytest.fixture
+def landed(shell: Shell) -> Shell:
+    """A shell whose folder has a database and a secret."""
+    shell.told("user", "list")
+    return shell
+
+
+# Help and wrong usage
+
+
+def explained(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_explains_itself_with_an_example(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    text = explained(capsys, command, "--help")
+    assert f"example: chatd {command}" in text
+    assert "--config FILE" in text
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    text = explained(capsys, "--help")
+    for name, command in COMMANDS.items():
+        assert re.search(rf"^ +{name} +{command.help[:20]}", text, re.MULTILINE)
+
+
+def test_version_is_told(tmp_path: Path) -> None:
+    assert run_process(tmp_path, "--version").out.strip() == f"chatd {__version__}"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["frolic"],
+        ["serve", "--frolic"],
+        ["serve", "now"],
+        ["migrate"],
+        ["migrate", "sideways"],
+        ["migrate", "up", "--to", "x"],
+        ["user", "frolic"],
+        ["user", "add"],
+        ["user", "add", "ada"],
+        ["user", "disable"],
+        ["user", "password"],
+        ["token"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_told_and_exits_with_2(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err.startswith("usage: chatd")) == ("", True)
+    assert contents(tmp_path) == {}
+
+
+# Commands
+
+
+def test_check_changes_nothing_and_says_what_it_found(shell: Shell) -> None:
+    report = shell.told("check")
+    assert contents(shell.folder) == {}
+    assert "will be made at first start" in report
+    shell.told("user", "list")
+    before = contents(shell.folder)
+    report = shell.told("check")
+    assert contents(shell.folder) == before
+    assert "schema 0001" in report
+    assert "secret: given" in report
+
+
+def test_check_counts_the_migrations_that_wait(landed: Shell) -> None:
+    landed.told("migrate", "down")
+    assert "schema 0000, 1 migrations wait" in landed.told("check")
+
+
+def test_schema_goes_up_and_down_and_tells_where_it_is(shell: Shell) -> None:
+    assert shell.told("migrate", "status") == "0001 initial: waits"
+    assert shell.told("migrate", "up") == "up 0001 initial"
+    assert shell.told("migrate", "up") == "nothing to do"
+    assert shell.told("migrate", "status") == "0001 initial: landed"
+    assert "not down from there" in shell.refusal("migrate", "down", "--to", "1000")
+    assert "0000 is not up from there" in shell.refusal("migrate", "up", "--to", "0")
+    assert shell.told("migrate", "down") == "down 0001 initial"
+    assert shell.told("migrate", "down") == "nothing to do"
+
+
+def test_users_are_made_listed_and_disabled(shell: Shell) -> None:
+    user_id = shell.told("user", "add", "Ada", "--email", "ada@example.org", stdin="correct horse\n")
+    shell.told("user", "add", "bob", "--email", "bob@example.org", stdin="correct horse\n")
+    assert "disabled" in shell.told("user", "disable", "BOB")
+    ada, bob = shell.told("user", "list").splitlines()
+    assert re.fullmatch(rf"{user_id} Ada ada@example\.org \S+Z", ada)
+    assert re.fullmatch(r"\S+ bob bob@example\.org \S+Z disabled", bob)
+
+
+def test_user_who_cannot_be_made_is_refused_like_over_http(shell: Shell) -> None:
+    shell.told("user", "add", "ada", "--email", "ada@example.org", stdin="correct horse\n")
+    for name, email, password, named in (
+        ("ADA", "other@example.org", "correct horse", "username"),
+        ("bob", "ada@example.org", "correct horse", "email"),
+        ("bob", "nonsense", "correct horse", "`email`"),
+        ("bob", "bob@example.org", "short", "`password`"),
+        ("bob", "bob@example.org", "", "`password`"),
+    ):
+        done = shell.run("user", "add", name, "--email", email, stdin=f"{password}\n")
+        assert named in sentence_of(done)
+    assert len(shell.told("user", "list").splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [["token"], ["user", "disable"], ["user", "password"]], ids=" ".join)
+def test_user_who_is_not_there_is_named(landed: Shell, command: list[str]) -> None:
+    done = landed.run(*command, "nobody", stdin="correct horse\n")
+    assert "There is no user nobody" in sentence_of(done)
+
+
+# The daemon
+
+
+async def test_token_of_the_shell_opens_a_running_daemon(tmp_path: Path) -> None:
+    async with start_process(tmp_path / "data") as daemon:
+        ada = await daemon.register("ada")
+        token = run_process(tmp_path, "token", "ada").out.strip()
+        answer = await daemon.http("GET", "/api/users/me", token=token)
+        assert (answer.status, answer.json()["id"]) == (200, ada.id)
+
+
+async def test_new_password_from_the_shell_ends_all_sessions(tmp_path: Path) -> None:
+    async with start_process(tmp_path / "data") as daemon:
+        ada = await daemon.register("ada")
+        assert run_process(tmp_path, "user", "password", "ada", stdin="new horse 1\n").status == 0
+        assert (await daemon.http("GET", "/api/users/me", token=ada.token)).status == 401
+        for password, status in (("correct horse", 401), ("new horse 1", 200)):
+            body = {"email": "ada@example.org", "password": password}
+            assert (await daemon.http("POST", "/api/auth/login", body)).status == status
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_signal_ends_the_daemon_in_order(tmp_path: Path, number: signal.Signals) -> None:
+    async with start_process(tmp_path / "data") as daemon:
+        ada = await daemon.register("ada")
+        async with daemon.connect(ada) as client:
+            daemon.process.send_signal(number)
+            assert (await client.wait_for("server_shutdown"))["reconnectAfterMs"] >= 0
+            assert (await client.wait_closed())[0] == 1012
+            with trio.fail_after(10):
+                assert await daemon.process.wait() == 0
+    assert [line["event"] for line in daemon.log][-1] == "drained"
+
+
+async def test_second_signal_ends_the_daemon_at_once(tmp_path: Path) -> None:
+    async with start_process(tmp_path / "data") as daemon:
+        # a request that stays half sent keeps the drain waiting
+        stream = await trio.open_tcp_stream("127.0.0.1", daemon.http_port)
+        async with stream:
+            await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
+            ada = await daemon.register("ada")
+            assert ada.id
+            daemon.process.send_signal(signal.SIGTERM)
+            await daemon.wait_for_log("stopping")
+            daemon.process.send_signal(signal.SIGTERM)
+            with trio.fail_after(3):
+                assert await daemon.process.wait() == 1
+
+
+async def test_two_daemons_do_not_share_a_port(tmp_path: Path) -> None:
+    async with start_process(tmp_path / "one") as daemon:
+        sentence = sentence_of(run_process(tmp_path, "serve", HTTP_PORT=str(daemon.http_port)))
+        assert f"127.0.0.1:{daemon.http_port}" in sentence
