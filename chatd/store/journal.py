@@ -162,9 +162,12 @@ class Journal:
             self._tell(entries, numbered.outcomes, numbered.events)
 
     def _tell(self, entries: Sequence[Entry], outcomes: Sequence[Outcome], events: Sequence[Event] = ()) -> None:
-        """Hand a batch that is over to `_settle_all`."""
-        self._over.append((entries, outcomes, events))
-        self._committed.set()
+        """Tell what became of a batch: at once if nothing waits, else in `_settle_all`, beside the next commit."""
+        if self._waiting or self._over:
+            self._over.append((entries, outcomes, events))
+            self._committed.set()
+        else:
+            self._settle(entries, outcomes, events)
 
     async def _settle_all(self) -> None:
         """Batches in the order of their commits: first each entry is settled, then the events are published."""
@@ -172,16 +175,18 @@ class Journal:
             await self._committed.wait()
             self._committed = trio.Event()
             while self._over:
-                entries, outcomes, events = self._over.popleft()
-                for entry, outcome in zip(entries, outcomes, strict=True):
-                    try:
-                        entry.settle(outcome)
-                    except Exception:
-                        # Whoever asked cannot be told; that is no reason to tell nobody.
-                        log.exception("settle_failed", room=entry.room_id)
-                if events:
-                    self._publish(events)
-                self._after_batch()
+                self._settle(*self._over.popleft())
+
+    def _settle(self, entries: Sequence[Entry], outcomes: Sequence[Outcome], events: Sequence[Event]) -> None:
+        for entry, outcome in zip(entries, outcomes, strict=True):
+            try:
+                entry.settle(outcome)
+            except Exception:
+                # Whoever asked cannot be told; that is no reason to tell nobody.
+                log.exception("settle_failed", room=entry.room_id)
+        if events:
+            self._publish(events)
+        self._after_batch()
 
     async def _store(self, tx: Transaction, entries: Sequence[Entry]) -> Numbered:
         self._last_ms = now_ms = max(self._clock(), self._last_ms)
