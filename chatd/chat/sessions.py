@@ -63,7 +63,7 @@ class Sessions:
                     assert notice.room_id is not None
                     is_known = notice.room_id in session.rooms or notice.room_id in session.joining
                     if session.has_arrived and not is_known:
-                        self._follow(session, notice.room_id, notice.seq)
+                        self._admit(session, notice.room_id, notice)
                 case "member_left":
                     assert notice.room_id is not None
                     self._stop(session, notice.room_id)
@@ -79,8 +79,8 @@ class Sessions:
 
     def _admit(self, session: Session, room_id: str, notice: Notice) -> None:
         """Let a session hear a room at once where nothing has to be read for it, else as soon as it has been."""
-        is_settled, after = session.expires_at_ms > 0, max(notice.seq - 1, 0)
-        if is_settled and notice.role is not None and self._hub.listen(session, room_id, after=after):
+        after = max(notice.seq - 1, 0)
+        if notice.role is not None and self._hub.listen(session, room_id, after=after):
             session.rooms[room_id] = notice.role
         else:
             self._follow(session, room_id, notice.seq)
