@@ -48,6 +48,8 @@ class Door:
     metrics: Metrics
     trusted_proxies: tuple[IpNetwork, ...] = ()
     connections: set[Connection] = field(default_factory=set)
+    #: Those whose upgrade request has not come yet; cancelling one turns it away.
+    upgrading: set[trio.CancelScope] = field(default_factory=set)
 
 
 async def serve_websockets(listeners: list[socket.socket], door: Door, *, draining: trio.Event) -> None:
@@ -111,13 +113,17 @@ async def _serve_socket(sock: socket.socket, peer: str, door: Door) -> None:
 async def _serve_admitted(sock: socket.socket, peer: str, door: Door) -> None:
     handshake = Handshake()
     upgrade = None
+    scope = trio.move_on_after(door.options.handshake_timeout_s)
+    door.upgrading.add(scope)
     try:
-        with trio.move_on_after(door.options.handshake_timeout_s):
+        with scope:
             upgrade = await _read_upgrade(sock, handshake)
     except BadUpgrade as bad:
         door.metrics.refused_upgrades["bad_request"].inc()
         await _send_and_linger(sock, bad.answer)
         return
+    finally:
+        door.upgrading.discard(scope)
     if upgrade is None:
         door.metrics.refused_upgrades["timeout"].inc()
         return

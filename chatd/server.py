@@ -404,6 +404,8 @@ async def _tell_all(chat: Chat, door: Door) -> None:
     """Tell every client to come back, each at a time of its own, so that they do not all come at once."""
     door.admission.is_draining = True
     chat.health.is_draining = True
+    for scope in list(door.upgrading):
+        scope.cancel()
     spread_ms = RECONNECT_MS + len(door.connections)
     for index, connection in enumerate(list(door.connections)):
         connection.shut_down(int(random.uniform(0, spread_ms)))  # noqa: S311 - spreads load, no secret

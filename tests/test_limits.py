@@ -91,13 +91,16 @@ async def test_wait_that_is_told_is_exact(tmp_path: Path, mock_clock: MockClock)
 async def test_requests_of_one_connection_are_limited_and_those_of_another_are_not(
     tmp_path: Path, mock_clock: MockClock
 ) -> None:
-    async with open_door(tmp_path, mock_clock, LIMITS_REQUESTS_PER_MINUTE="3") as door:
-        async with door.connect() as (client, _), door.connect() as (other, _):
-            assert [(await ask(client, type="ping"))["type"] for _ in range(3)] == ["pong"] * 3
-            refused = await ask(client, type="ping")
-            assert (refused["code"], refused["retryAfterMs"]) == ("rate_limited", pytest.approx(20_000, abs=2))
-            assert "3 requests a minute" in refused["message"]
-            assert (await ask(other, type="ping"))["type"] == "pong"
+    async with (
+        open_door(tmp_path, mock_clock, LIMITS_REQUESTS_PER_MINUTE="3") as door,
+        door.connect() as (client, _),
+        door.connect() as (other, _),
+    ):
+        assert [(await ask(client, type="ping"))["type"] for _ in range(3)] == ["pong"] * 3
+        refused = await ask(client, type="ping")
+        assert (refused["code"], refused["retryAfterMs"]) == ("rate_limited", pytest.approx(20_000, abs=2))
+        assert "3 requests a minute" in refused["message"]
+        assert (await ask(other, type="ping"))["type"] == "pong"
 
 
 async def test_refused_message_costs_nothing_of_the_budget(tmp_path: Path, mock_clock: MockClock) -> None:
