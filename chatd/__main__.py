@@ -19,10 +19,11 @@ import trio
 
 from chatd import __version__, telemetry
 from chatd.administration import add_user, check, disable_user, issue_token, list_users, migrate_schema, set_password
+from chatd.backends import StartFault
 from chatd.config import Config, ConfigError
 from chatd.configfile import load_config
 from chatd.errors import Refusal
-from chatd.server import StartFault, serve
+from chatd.server import serve
 from chatd.store.migrations import SchemaFault
 
 log = telemetry.get_logger(__name__)

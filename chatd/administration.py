@@ -10,12 +10,13 @@ import time
 from typing import TYPE_CHECKING
 
 from chatd import __version__
+from chatd.backends import StartFault, check_back_ends, database_path, open_database
 from chatd.chat import accounts
 from chatd.chat.accounts import Origin
 from chatd.credentials import find_signing_secrets
 from chatd.errors import Refusal, bad_fields
 from chatd.records import format_time
-from chatd.server import StartFault, bind, check_back_ends, database_path, open_chat, open_database
+from chatd.server import bind, open_chat
 from chatd.store.migrations import migrate, read_migrations, read_state
 
 if TYPE_CHECKING:
@@ -31,11 +32,11 @@ async def check(config: Config) -> str:
     lines = [f"chatd {__version__}: the configuration is good."]
     secrets = find_signing_secrets(config.auth, config.server.data_path)
     lines.append(f"secret: {'given' if secrets else 'will be made at first start'}")
-    check_back_ends(config)
-    path = database_path(config)
+    check_back_ends(config.server.data_path, config.database, config.bus)
+    path = database_path(config.server.data_path)
     if path.exists():
         began = time.perf_counter()
-        async with open_database(config) as (database, queries):
+        async with open_database(config.server.data_path, config.database) as (database, queries):
             state = await read_state(database, queries, read_migrations(database.dialect))
         took_ms = (time.perf_counter() - began) * 1000
         waiting = f", {len(state.waiting)} migrations wait" if state.waiting else ""
@@ -52,7 +53,8 @@ async def check(config: Config) -> str:
 
 async def migrate_schema(config: Config, way: str, *, to: int | None) -> str:
     """Bring the schema up or down, or say where it is; a line each step."""
-    async with open_database(config) as (database, queries):
+    check_back_ends(config.server.data_path, config.database, config.bus)
+    async with open_database(config.server.data_path, config.database) as (database, queries):
         migrations = read_migrations(database.dialect)
         if way == "status":
             state = await read_state(database, queries, migrations)

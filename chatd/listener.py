@@ -19,6 +19,7 @@ from chatd import telemetry
 from chatd.addresses import IpNetwork, client_address
 from chatd.errors import Refusal
 from chatd.ids import new_id
+from chatd.metrics import Metrics
 from chatd.wire.http import ClientGone, Headers, HttpConnection, HttpError, Request, Response, problem
 
 log = telemetry.get_logger(__name__)
@@ -78,6 +79,7 @@ async def serve_http(
     *,
     draining: trio.Event,
     options: HttpOptions | None = None,
+    metrics: Metrics | None = None,
 ) -> None:
     """Serve these listeners, which become this function's own, until `draining` is set and all is answered.
 
@@ -85,7 +87,7 @@ async def serve_http(
     answered, each with `Connection: close`, within the timeouts of `options`. A shorter patience is the caller's:
     cancelling closes every connection at once.
     """
-    service = HttpService(handler, draining=draining, options=options or HttpOptions())
+    service = HttpService(handler, draining=draining, options=options or HttpOptions(), metrics=metrics)
     async with trio.open_nursery() as connections:
         async with trio.open_nursery() as accepting:
             for listener in listeners:
@@ -127,8 +129,11 @@ async def _serve_socket(stream: trio.SocketStream, service: HttpService) -> None
 class HttpService:
     """What the connections of one listener share: handler, options, their number, who of them is idle."""
 
-    def __init__(self, handler: Handler, *, draining: trio.Event, options: HttpOptions) -> None:
+    def __init__(
+        self, handler: Handler, *, draining: trio.Event, options: HttpOptions, metrics: Metrics | None = None
+    ) -> None:
         self.handler = handler
+        self.metrics = metrics or Metrics()
         self.options = options
         self.draining = draining
         self._idle: set[trio.CancelScope] = set()
@@ -205,7 +210,10 @@ class _Connection:
         except HttpError as exc:
             await self._send(_http_problem(exc), None)
         else:
-            await self._send(await self._answer(request), request)
+            began = trio.current_time()
+            response = await self._answer(request)
+            await self._send(response, request)
+            self._service.metrics.count_request(request.method, response.status, trio.current_time() - began)
 
     async def _answer(self, request: Request) -> Response:
         if _is_preflight(request, self._options):
@@ -213,12 +221,15 @@ class _Connection:
         try:
             return await self._service.handler(request)
         except Refusal as exc:
+            self._service.metrics.errors[exc.code].inc()
             return problem(exc)
         except HttpError as exc:
+            self._service.metrics.errors[exc.code].inc()
             return _http_problem(exc)
         except ClientGone:
             raise
         except Exception:  # The boundary of the rules: whatever it is, it costs this one request.
+            self._service.metrics.errors["internal"].inc()
             log.exception("http_handler_failed", method=request.method, path=request.path)
             return problem("internal", "Something went wrong in the server. It has been logged.")
 

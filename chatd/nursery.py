@@ -172,6 +172,7 @@ async def _serve_upgraded(
         connection.let_go()
         door.metrics.active_connections.dec()
         door.metrics.count_close(connection.close_code)
+        door.metrics.shed.inc(connection.session.outbox.shed)
         log.info(
             "disconnected",
             code=connection.close_code,

@@ -15,13 +15,14 @@ import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 
 from chatd import telemetry
 from chatd.addresses import parse_networks
 from chatd.admission import Admission
+from chatd.backends import StartFault, check_back_ends, open_database, prepare_schema
 from chatd.bus.hub import HubOptions, open_hub
 from chatd.bus.local import LocalBus
 from chatd.bus.port import Event, Notice
@@ -34,7 +35,7 @@ from chatd.clock import Clock, wall_clock_ms
 from chatd.collector import Collector
 from chatd.config import Config, Secret
 from chatd.credentials import find_signing_secrets, signing_secrets
-from chatd.errors import CloseCode, Refusal, Unavailable
+from chatd.errors import CloseCode, Refusal
 from chatd.health import Health
 from chatd.ids import new_id
 from chatd.listener import HttpOptions, serve_http
@@ -46,16 +47,8 @@ from chatd.store.accounts import Accounts
 from chatd.store.facts import Facts
 from chatd.store.journal import JournalOptions, open_journal
 from chatd.store.messages import Messages
-from chatd.store.migrations import SchemaFault, migrate, read_migrations, read_state
-from chatd.store.queries import Queries
 from chatd.store.rooms import NewRoom, Rooms
-from chatd.store.sqlite import open_sqlite
 from chatd.tokens import Tokens
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from chatd.store.database import Database
 
 log = telemetry.get_logger(__name__)
 
@@ -77,64 +70,6 @@ BACKLOG: Final = 4096
 OnListening = Callable[[int, int], None]
 
 
-class StartFault(Exception):
-    """The daemon cannot start; `str()` is one sentence that says why. Nothing was changed."""
-
-
-@asynccontextmanager
-async def open_database(config: Config) -> AsyncIterator[tuple[Database, Queries]]:
-    """The database of the configuration. Raises `StartFault`."""
-    check_back_ends(config)
-    path = database_path(config)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StartFault(f"The data folder {path.parent} cannot be made: {error.strerror}.") from error
-    async with AsyncExitStack() as stack:
-        try:
-            database = await stack.enter_async_context(open_sqlite(path, readers=config.database.readers))
-        except Unavailable as error:
-            raise StartFault(error.detail) from error
-        yield database, Queries(database.dialect)
-
-
-def check_back_ends(config: Config) -> None:
-    """Raise `StartFault` where what is configured cannot be used. Changes nothing."""
-    for table, url, own in (
-        ("database", config.database.url, "its embedded database"),
-        ("bus", config.bus.url, "the bus within its process"),
-    ):
-        if url:
-            raise StartFault(f"[{table}] url: this chatd runs on {own} only; leave the option out.")
-    folder = config.server.data_path
-    nearest = next(path for path in (folder, *folder.absolute().parents) if os.access(path, os.F_OK))
-    if not nearest.is_dir():
-        raise StartFault(f"The data folder {folder} cannot be made: {nearest} is no folder.")
-    if not os.access(nearest, os.W_OK):
-        raise StartFault(f"The data folder {folder} cannot be written to; change its owner or server.data_dir.")
-
-
-def database_path(config: Config) -> Path:
-    return config.server.data_path / "chatd.db"
-
-
-async def prepare_schema(config: Config, database: Database, queries: Queries) -> None:
-    """Have the schema that this chatd needs; an embedded database is migrated, another one only if told to."""
-    migrations = read_migrations(database.dialect)
-    try:
-        state = await read_state(database, queries, migrations)
-        if not state.waiting:
-            return
-        if config.database.url and not config.database.migrate:
-            raise StartFault("The database's schema is older than this chatd; run `chatd migrate up`.")
-        for step in await migrate(database, queries, migrations):
-            log.info("migrated", step=step)
-    except SchemaFault as fault:
-        raise StartFault(str(fault)) from fault
-    except Unavailable as out:
-        raise StartFault(f"{database_path(config)}: {out.detail}") from out
-
-
 @asynccontextmanager
 async def open_chat(
     config: Config, *, clock: Clock = wall_clock_ms, metrics: Metrics | None = None
@@ -143,10 +78,12 @@ async def open_chat(
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         # Looked at before anything is made, so that a faulty one leaves nothing behind.
-        find_signing_secrets(config.auth, config.server.data_path)
-        database, queries = await enter(open_database(config))
-        secrets = signing_secrets(config.auth, config.server.data_path)
-        await prepare_schema(config, database, queries)
+        data_path = config.server.data_path
+        find_signing_secrets(config.auth, data_path)
+        check_back_ends(data_path, config.database, config.bus)
+        database, queries = await enter(open_database(data_path, config.database))
+        secrets = signing_secrets(config.auth, data_path)
+        await prepare_schema(database, queries, config.database)
         metrics = metrics or Metrics()
         accounts, rooms = Accounts(database, queries), Rooms(database, queries)
         messages, facts = Messages(database, queries), Facts(database, queries)
@@ -379,6 +316,7 @@ async def _serve_http(config: Config, sockets: list[socket.socket], chat: Chat, 
             trusted_proxies=parse_networks(options.trusted_proxies),
             hsts=config.server.public_url.startswith("https://"),
         ),
+        metrics=chat.metrics,
     )
 
 

@@ -115,6 +115,8 @@ class Daemon:
     websocket_port: int
     http_port: int
     data_dir: Path
+    #: Set to begin the drain of a daemon in this process.
+    stop: trio.Event = field(default_factory=trio.Event, kw_only=True)
 
     @property
     def ws_url(self) -> str:
@@ -205,7 +207,7 @@ async def open_daemon(data_dir: Path, *, limits: bool = False, **options: str) -
         with trio.fail_after(10):
             await is_listening.wait()
         try:
-            yield Daemon(ports[0], ports[1], data_dir)
+            yield Daemon(ports[0], ports[1], data_dir, stop=stop)
         finally:
             stop.set()
 

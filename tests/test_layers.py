@@ -24,6 +24,7 @@ LAYERS: Final = (
     {"__main__"},
     {"administration"},
     {"server"},
+    {"backends"},
     {"nursery", "listener"},
     {"connection"},
     {"chat"},

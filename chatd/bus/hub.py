@@ -127,6 +127,10 @@ class Hub:
         for room in self._rooms.values():
             room.forget_tail(user_id)
 
+    def heard_rooms(self) -> list[str]:
+        """The ids of the rooms that somebody here listens to."""
+        return [room_id for room_id, room in self._rooms.items() if room.listeners]
+
     @property
     def active_rooms(self) -> int:
         return len(self._rooms)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hmac
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from chatd.addresses import is_within, parse_address, parse_networks
-from chatd.errors import Refusal
+from chatd.errors import Refusal, Unavailable
 from chatd.records import encode_json
 from chatd.wire.http import Response, json_response
 
@@ -46,9 +47,20 @@ async def metrics(chat: Chat, call: Call) -> Response:
     is_allowed = bool(token) and hmac.compare_digest(given, token.encode())
     if not is_allowed and not _is_allowed(call.request.address, options.metrics_allow):
         raise Refusal("forbidden", "This address may not read the metrics; see http.metrics_allow.")
-    chat.metrics.journal_waiting.set(chat.journal.waiting)
+    await _measure(chat)
     body, content_type = chat.metrics.render()
     return Response(200, (("content-type", content_type),), body)
+
+
+async def _measure(chat: Chat) -> None:
+    """Look up the numbers that nobody keeps up to date meanwhile. The rooms' kinds stay as they were in an outage."""
+    numbers = chat.metrics
+    numbers.journal_waiting.set(chat.journal.waiting)
+    numbers.count_deliveries(chat.hub.deliveries)
+    with suppress(Unavailable):
+        kinds = await chat.rooms.count_kinds(chat.hub.heard_rooms())
+        for kind, gauge in numbers.active_rooms.items():
+            gauge.set(kinds.get(kind, 0))
 
 
 def _is_allowed(address: str, networks: tuple[str, ...]) -> bool:

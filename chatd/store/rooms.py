@@ -115,3 +115,8 @@ class Rooms:
         """The newest seq of each room that exists, in one query."""
         rows = await self._database.rows(self._queries["rooms.last_seqs"], {"rooms": encode_json(room_ids).decode()})
         return dict(rows)
+
+    async def count_kinds(self, room_ids: Sequence[str]) -> dict[str, int]:
+        """How many of these rooms are of each kind; kinds without any are left out."""
+        rows = await self._database.rows(self._queries["rooms.kinds"], {"rooms": encode_json(room_ids).decode()})
+        return dict(rows)

@@ -14,3 +14,9 @@ ORDER BY rooms.id;
 -- The newest seq of many rooms. LIMIT: one row a room.
 SELECT rooms.id, rooms.last_seq FROM json_each(:rooms) AS wanted JOIN rooms ON rooms.id = wanted.value
 WHERE rooms.deleted_at IS NULL;
+
+-- name: kinds
+-- How many of many rooms are of each kind. LIMIT: there are three kinds.
+SELECT rooms.kind, COUNT(*) FROM json_each(:rooms) AS wanted JOIN rooms ON rooms.id = wanted.value
+WHERE rooms.deleted_at IS NULL
+GROUP BY rooms.kind;
