@@ -116,5 +116,7 @@ async def issue_token(config: Config, username: str) -> str:
     """An access token of a new session of the user."""
     async with open_chat(config) as chat:
         account = await _account(chat, username)
+        if account.disabled_at is not None:
+            raise Refusal("forbidden", f"{account.username} is disabled and cannot sign in.")
         grant = await accounts.sign_in(chat, Origin("", "chatd token"), account)
         return grant.token

@@ -218,6 +218,8 @@ class Process(Daemon):
 
     process: trio.Process
     log: list[dict[str, Any]]
+    #: The same as it came.
+    raw_log: bytearray = field(default_factory=bytearray, kw_only=True)
 
     async def wait_for_log(self, event: str, *, within_s: float = 10) -> dict[str, Any]:
         with trio.fail_after(within_s):
@@ -252,5 +254,6 @@ async def _read_log(daemon: Process) -> None:
     assert daemon.process.stderr is not None
     rest = b""
     async for part in daemon.process.stderr:
+        daemon.raw_log += part
         *lines, rest = (rest + part).split(b"\n")
         daemon.log.extend(json.loads(line) for line in lines if line.startswith(b"{"))

@@ -1,0 +1,100 @@
+"""What an administrator does from the shell, beside a daemon's data and without one."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+from chatd import administration
+from chatd.administration import add_user, check, disable_user, issue_token, list_users, migrate_schema, set_password
+from chatd.backends import StartFault
+from chatd.configfile import load_config
+from chatd.errors import Refusal
+from chatd.server import open_chat
+from chatd.store.migrations import SchemaFault
+from tests.daemon import environment
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from chatd.config import Config
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return load_config(None, environment(tmp_path / "data"))
+
+
+async def add(config: Config, *names: str) -> list[str]:
+    return [await add_user(config, name, f"{name}@example.org", "correct horse") for name in names]
+
+
+async def test_users_come_in_order_of_their_names_however_many_pages(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(administration, "PAGE", 2)
+    assert await list_users(config) == ""
+    await add(config, "dora", "Bob", "ada", "carl", "Eve")
+    names = [line.split()[1] for line in (await list_users(config)).splitlines()]
+    assert names == ["ada", "Bob", "carl", "dora", "Eve"]
+
+
+async def test_user_is_found_whatever_the_case_of_the_name(config: Config) -> None:
+    [user_id] = await add(config, "Ada")
+    assert await disable_user(config, "ADA")
+    assert (await list_users(config)).startswith(user_id)
+    assert (await list_users(config)).endswith(" disabled")
+
+
+async def test_token_is_of_a_session_that_stands(config: Config) -> None:
+    [user_id] = await add(config, "ada")
+    token = await issue_token(config, "ada")
+    async with open_chat(config) as chat:
+        claims = chat.tokens.read(token, chat.clock())
+        assert claims.user_id == user_id
+        assert (await chat.accounts.standings([claims.session_id]))[claims.session_id].revoked_at is None
+
+
+async def test_disabled_user_gets_no_token(config: Config) -> None:
+    await add(config, "ada")
+    await disable_user(config, "ada")
+    with pytest.RaisesGroup(pytest.RaisesExc(Refusal, match="disabled"), flatten_subgroups=True):
+        await issue_token(config, "ada")
+
+
+async def test_disabling_and_a_new_password_end_every_session(config: Config) -> None:
+    await add(config, "ada")
+    for end in (partial(set_password, config, "ada", "new horse 1"), partial(disable_user, config, "ada")):
+        token = await issue_token(config, "ada")
+        await end()
+        async with open_chat(config) as chat:
+            session_id = chat.tokens.read(token, chat.clock()).session_id
+            assert (await chat.accounts.standings([session_id]))[session_id].revoked_at is not None
+
+
+async def test_short_password_changes_nothing(config: Config) -> None:
+    await add(config, "ada")
+    with pytest.RaisesGroup(pytest.RaisesExc(Refusal, match="at least 8 characters"), flatten_subgroups=True):
+        await set_password(config, "ada", "short")
+
+
+async def test_schema_goes_to_a_version_that_there_is(config: Config) -> None:
+    assert await migrate_schema(config, "status", to=None) == "0001 initial: waits"
+    with pytest.RaisesGroup(pytest.RaisesExc(SchemaFault, match="no migration 9999"), flatten_subgroups=True):
+        await migrate_schema(config, "up", to=9999)
+    assert await migrate_schema(config, "up", to=1) == "up 0001 initial"
+    with pytest.RaisesGroup(pytest.RaisesExc(StartFault, match="not up from there"), flatten_subgroups=True):
+        await migrate_schema(config, "up", to=0)
+    assert await migrate_schema(config, "down", to=None) == "down 0001 initial"
+    assert await migrate_schema(config, "down", to=0) == "nothing to do"
+
+
+async def test_check_tells_what_there_is_and_makes_nothing(config: Config) -> None:
+    fresh = await check(config)
+    assert "database: " in fresh
+    assert fresh.count("will be made at first start") == 2
+    assert not config.server.data_path.exists()
+    await add(config, "ada")
+    assert "schema 0001, opened in" in await check(config)
