@@ -90,9 +90,9 @@ async def _accept(listener: socket.socket, door: Door, connections: trio.Nursery
 
 async def _serve_socket(sock: socket.socket, peer: str, door: Door) -> None:
     """Admit, upgrade and serve one socket, and close it whatever happens."""
-    sock.setblocking(False)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if (refused := door.admission.enter()) is not None:
             await _turn_away(sock, door, refused)
             return
