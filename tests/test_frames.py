@@ -246,6 +246,7 @@ def test_rejection_is_a_whole_answer_in_plain_text() -> None:
 BAD_REQUESTS: dict[str, tuple[bytes, int]] = {
     "plain GET": (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 400),
     "POST": (upgrade_request("x").replace(b"GET", b"POST"), 400),
+    "HTTP/1.0": (upgrade_request("x").replace(b"HTTP/1.1", b"HTTP/1.0"), 400),
     "HTTP/2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
     "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
     "no host": (upgrade_request("x", {"Host": None}), 400),

@@ -165,6 +165,9 @@ class Handshake:
         if end > MAX_HEAD_BYTES:
             raise BadUpgrade(plain_response(431, "The request head is too large."))
         self.trailing_data = bytes(self._head[end + 4 :])
+        if self._head[: self._head.find(b"\r\n")].endswith(b" HTTP/1.0"):
+            # RFC 6455 section 4.2.1, which wsproto leaves to us.
+            raise BadUpgrade(plain_response(400, "WebSocket needs HTTP/1.1; a proxy on the way may have to be told."))
         try:
             self._connection.receive_data(bytes(self._head[: end + 4]))
             request = next(iter(self._connection.events()), None)
