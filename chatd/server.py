@@ -280,9 +280,10 @@ async def serve(config: Config, on_listening: OnListening, *, stop: trio.Event |
             admission = Admission(config.limits, trio.current_time)
             proxies = parse_networks(config.http.trusted_proxies)
             door = Door(chat, config.websocket, admission, chat.metrics, proxies)
-            on_listening(websocket_sockets[0].getsockname()[1], http_sockets[0].getsockname()[1])
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_watch_signals, draining)
+                # Who hears that it listens may stop it at once.
+                await nursery.start(_watch_signals, draining)
+                on_listening(websocket_sockets[0].getsockname()[1], http_sockets[0].getsockname()[1])
                 nursery.start_soon(_collect_garbage, door)
                 async with trio.open_nursery() as serving:
                     serving.start_soon(partial(serve_websockets, websocket_sockets, door, draining=draining))
@@ -320,9 +321,10 @@ async def _serve_http(config: Config, sockets: list[socket.socket], chat: Chat, 
     )
 
 
-async def _watch_signals(draining: trio.Event) -> None:
+async def _watch_signals(draining: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
     """The first SIGTERM or SIGINT begins the drain; the second ends the process where it stands."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
         async for number in signals:
             if draining.is_set():
                 log.warning("stopped_at_once", signal=signal.Signals(number).name)

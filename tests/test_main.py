@@ -182,6 +182,13 @@ async def test_signal_ends_the_daemon_in_order(tmp_path: Path, number: signal.Si
     assert [line["event"] for line in daemon.log][-1] == "drained"
 
 
+async def test_daemon_can_be_stopped_as_soon_as_it_listens(tmp_path: Path) -> None:
+    async with start_process(tmp_path / "data") as daemon:
+        daemon.process.terminate()
+        with trio.fail_after(10):
+            assert await daemon.process.wait() == 0
+
+
 async def test_second_signal_ends_the_daemon_at_once(tmp_path: Path) -> None:
     async with start_process(tmp_path / "data") as daemon:
         # a request that stays half sent keeps the drain waiting
