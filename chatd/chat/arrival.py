@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 from chatd import telemetry
 from chatd.chat.accounts import check_standing
-from chatd.chat.catchup import resume_room, resync
+from chatd.chat.catchup import resume_room
 from chatd.errors import CloseCode, Refusal
-from chatd.protocol import Authenticate, Authenticated, AuthError
+from chatd.protocol import Authenticate, Authenticated, AuthError, Resume
 from chatd.records import Limits, RoomEntry, format_time
+from chatd.store.messages import NO_SEQ
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +39,8 @@ async def authenticate(chat: Chat, session: Session, message: Authenticate) -> N
             await extend(chat, session, claims, message)
         else:
             await begin(chat, session, claims, message)
+        if message.resume is not None:
+            await resume(chat, session, message.resume)
     except Refusal as refusal:
         if refusal.is_temporary:
             raise
@@ -72,8 +75,6 @@ async def begin(chat: Chat, session: Session, claims: Claims, message: Authentic
     telemetry.bind_context(user=session.user_id)
     await settle_in(chat, session, claims, message)
     log.info("authenticated", address=session.address, rooms=len(session.rooms))
-    if message.resume is not None:
-        await resume(chat, session, message)
 
 
 async def settle_in(chat: Chat, session: Session, claims: Claims, message: Authenticate) -> None:
@@ -148,11 +149,8 @@ def authenticated(chat: Chat, session: Session, entries: list[RoomEntry], reques
     )
 
 
-async def resume(chat: Chat, session: Session, message: Authenticate) -> None:
+async def resume(chat: Chat, session: Session, wanted: Resume) -> None:
     """Replay every room that the client named; a stale epoch is answered with `resync`, never guessed."""
-    assert message.resume is not None
-    for room_id, after in message.resume.rooms.items():
-        if message.resume.epoch != chat.epoch and room_id in session.rooms and chat.hub.room(room_id):
-            resync(chat, session, room_id, "epoch_changed")
-        else:
-            await resume_room(chat, session, room_id, after)
+    for room_id, after in wanted.rooms.items():
+        # A position of another epoch is as good as one that this room has never reached.
+        await resume_room(chat, session, room_id, after if wanted.epoch == chat.epoch else NO_SEQ)

@@ -39,7 +39,9 @@ async def catch_up(chat: Chat, session: Session, room_id: str, after: int) -> bo
             continue
         missed = room.events_after(position)
         if missed is None:
-            missed = await chat.messages.events_after(room_id, position, PAGE_EVENTS)
+            stored = await chat.messages.events_after(room_id, position, PAGE_EVENTS)
+            # What is committed and has not been heard of yet comes live: here it would be a repeat.
+            missed = [event for event in stored if event.seq <= room.position]
         for block in blocks([frame_of(event) for event in missed]):
             await session.line.wait_for_space()
             if room_id not in session.rooms:
@@ -51,18 +53,23 @@ async def catch_up(chat: Chat, session: Session, room_id: str, after: int) -> bo
 
 
 async def follow(chat: Chat, session: Session, room_id: str, after: int) -> None:
-    """Let another device of a user who joined a room hear it too."""
-    if room_id in session.rooms or room_id in session.joining:
-        return
-    changes = session.changes
-    room = await chat.rooms.by_id(room_id, asked_by=session.user_id)
-    if room is not None and room.role is not None and session.changes == changes:
+    """Let another device of a user who joined a room hear it too, unless its connection has ended."""
+    while chat.sessions.has(session) and room_id not in session.rooms and room_id not in session.joining:
+        changes = session.changes
+        room = await chat.rooms.by_id(room_id, asked_by=session.user_id)
+        if session.changes != changes:
+            continue
+        if room is None or room.role is None:
+            return
         session.rooms[room_id] = room.role
         await catch_up(chat, session, room_id, after)
+        return
 
 
 async def resume_room(chat: Chat, session: Session, room_id: str, after: int, request_id: str | None = None) -> None:
     """Replay a room from `after` and say `caught_up`, or say `resync` where that cannot be and go live from now."""
+    if room_id in session.rooms:
+        await chat.hub.activate([room_id])
     room = chat.hub.room(room_id)
     if room_id not in session.rooms or room is None:
         session.send(Resync(id=request_id, room_id=room_id, oldest_seq=0, seq=0, reason="not_a_member"))
@@ -70,7 +77,7 @@ async def resume_room(chat: Chat, session: Session, room_id: str, after: int, re
     oldest = max(0, room.position - chat.options.resume.max_events)
     if after > room.position or after < oldest:
         resync(chat, session, room_id, "too_old" if after < oldest else "epoch_changed", request_id)
-    elif await catch_up(chat, session, room_id, after):
+    elif await catch_up(chat, session, room_id, after) and (room := chat.hub.room(room_id)) is not None:
         session.send(CaughtUp(id=request_id, room_id=room_id, seq=room.position))
     else:
         session.send(Resync(id=request_id, room_id=room_id, oldest_seq=0, seq=0, reason="not_a_member"))

@@ -46,8 +46,15 @@ class Sessions:
         if not sessions:
             del self._by_user[session.user_id]
         self._hub.unlisten(session, session.rooms)
+        # Whoever is about to let it hear a room finds that there is nobody.
+        session.rooms = {}
+        session.changes += 1
         self._bus.departed(session.user_id)
         self.departures[session.user_id] = now_ms
+
+    def has(self, session: Session) -> bool:
+        """Its connection is alive, and it has authenticated."""
+        return session in self._by_user.get(session.user_id, ())
 
     def of_user(self, user_id: str) -> Iterable[Session]:
         return tuple(self._by_user.get(user_id, ()))
