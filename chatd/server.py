@@ -187,12 +187,21 @@ def _queue_follower(
 
 
 async def _let_follow(chat: Chat, to_follow: trio.MemoryReceiveChannel[tuple[Session, str, int]]) -> None:
-    """Devices whose user joined a room on another one begin to hear it."""
-    async for session, room_id, after in to_follow:
+    """Devices whose user joined a room on another one begin to hear it; none waits for another that reads slowly."""
+    places = trio.Semaphore(MAX_FOLLOWING)
+
+    async def let_follow(session: Session, room_id: str, after: int) -> None:
         try:
             await follow(chat, session, room_id, after)
         except Refusal as refusal:
             session.line.end(CloseCode.TRY_LATER, f"{refusal.code}: reconnect")
+        finally:
+            places.release()
+
+    async with trio.open_nursery() as nursery:
+        async for session, room_id, after in to_follow:
+            await places.acquire()
+            nursery.start_soon(let_follow, session, room_id, after)
 
 
 async def _keep_up(chat: Chat, facts: Facts) -> None:
