@@ -1,0 +1,154 @@
+"""Hearing a room again after a long time, and hearing one that another device joined; on a clock that stands still."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from chatd.bus.port import Notice
+from chatd.chat.arrival import resume
+from chatd.chat.catchup import follow
+from chatd.chat.rooms import create_room
+from chatd.protocol import Resume
+from tests.rawclient import message
+from tests.stopped import StoppedDoor, open_door
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from chatd.chat.session import Session
+    from tests.rawclient import RawClient
+
+
+async def make_room(door: StoppedDoor, user_id: str, *member_ids: str, kind: str = "private") -> str:
+    room = await create_room(door.chat, user_id, name="room", kind=kind, topic=None, member_ids=member_ids)
+    return room.id
+
+
+async def receive(client: RawClient, kind: str) -> dict[str, Any]:
+    """The next message of a type."""
+    found: dict[str, Any] = await client.receive_json()
+    while found["type"] != kind:
+        found = await client.receive_json()
+    return found
+
+
+async def say(client: RawClient, room_id: str, content: str) -> None:
+    await client.send(message(type="send_message", roomId=room_id, content=content))
+    await receive(client, "message_ack")
+
+
+async def wait_forgotten(door: StoppedDoor, room_id: str, client: RawClient) -> None:
+    """Let time pass until the hub has forgotten a room that nobody listens to, while a client gives signs of life."""
+    while door.chat.hub.room(room_id) is not None:
+        await door.jump(5)
+        await client.send(message(type="ping"))
+        await receive(client, "pong")
+
+
+@pytest.mark.parametrize("epoch", ["this", "another"])
+async def test_a_resume_of_a_room_that_the_hub_forgot_is_served_by_its_epoch(
+    tmp_path: Path, mock_clock: MockClock, epoch: str
+) -> None:
+    """The room becomes idle between `authenticated` and its turn, when other rooms take long to replay."""
+    async with open_door(tmp_path, mock_clock) as door:
+        user_id, _, token = await door.sign_up()
+        room_id = await make_room(door, user_id)
+        async with door.connect(token) as (client, connection):
+            for number in range(3):
+                await say(client, room_id, f"message {number}")
+            door.chat.hub.unlisten(connection.session, [room_id])
+            await wait_forgotten(door, room_id, client)
+            known = door.chat.epoch if epoch == "this" else epoch
+            await resume(door.chat, connection.session, Resume(epoch=known, rooms={room_id: 1}))
+            if epoch == "this":
+                assert [(await receive(client, "new_message"))["message"]["seq"] for _ in range(2)] == [2, 3]
+                assert (await client.receive_json())["type"] == "caught_up"
+            else:
+                assert (await client.receive_json())["reason"] == "epoch_changed"
+            await say(client, room_id, "live again")
+
+
+async def test_a_device_hears_the_room_that_another_one_joins(tmp_path: Path, mock_clock: MockClock) -> None:
+    async with open_door(tmp_path, mock_clock) as door:
+        owner_id, _, _ = await door.sign_up("owner")
+        _, _, token = await door.sign_up()
+        room_id = await make_room(door, owner_id, kind="public")
+        async with door.connect(token) as (first, _), door.connect(token) as (second, _):
+            assert (await first.ask(type="join_room", roomId=room_id))["type"] == "room_history"
+            joined = await receive(second, "user_joined")
+            assert (joined["roomId"], joined["seq"]) == (room_id, 1)
+            await say(first, room_id, "hello")
+            assert (await receive(second, "new_message"))["message"]["seq"] == 2
+
+
+async def listeners_of(door: StoppedDoor, room_id: str) -> set[object]:
+    await door.chat.hub.activate([room_id])
+    room = door.chat.hub.room(room_id)
+    assert room is not None
+    return set(room.listeners)
+
+
+async def test_following_is_not_given_up_because_another_room_was_joined_meanwhile(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with open_door(tmp_path, mock_clock) as door:
+        user_id, _, token = await door.sign_up()
+        rooms = [await make_room(door, user_id) for _ in range(10)]
+        async with door.connect(token) as (_, connection):
+            session = connection.session
+            for room_id in rooms:
+                session.rooms.pop(room_id)
+                door.chat.hub.unlisten(session, [room_id])
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(follow, door.chat, session, room_id, 0)
+                    # After two turns it has asked the store, whose thread has not answered yet.
+                    await trio.lowlevel.checkpoint()
+                    await trio.lowlevel.checkpoint()
+                    door.chat.bus.announce(Notice("member_joined", user_id, "some other room", seq=1))
+                assert session in await listeners_of(door, room_id)
+
+
+async def test_a_connection_that_has_ended_follows_nothing(tmp_path: Path, mock_clock: MockClock) -> None:
+    async with open_door(tmp_path, mock_clock) as door:
+        user_id, _, token = await door.sign_up()
+        room_id = await make_room(door, user_id)
+        other_id = await make_room(door, user_id)
+        async with door.connect(token) as (_, connection):
+            session: Session = connection.session
+            session.rooms.pop(room_id)
+            session.rooms.pop(other_id)
+            door.chat.hub.unlisten(session, [room_id, other_id])
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(follow, door.chat, session, room_id, 0)
+                await wait_all_tasks_blocked()
+                door.chat.sessions.remove(session, 0)
+        await follow(door.chat, session, other_id, 0)
+        assert session not in await listeners_of(door, room_id)
+        assert session not in await listeners_of(door, other_id)
+
+
+async def test_a_device_that_reads_nothing_holds_up_no_one_elses_following(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with open_door(tmp_path, mock_clock, WEBSOCKET_OUTBOX_BYTES="400000", MESSAGES_TAIL="0") as door:
+        owner_id, _, owner_token = await door.sign_up("owner")
+        slow_id, _, slow_token = await door.sign_up("slow")
+        _, _, token = await door.sign_up("quick")
+        loud = await make_room(door, owner_id, slow_id)
+        public = await make_room(door, owner_id, kind="public")
+        async with (
+            door.connect(owner_token) as (owner, _),
+            door.connect(slow_token, receive_buffer=4096) as (_, stuck),
+        ):
+            while stuck.session.outbox.waiting_bytes < 250_000:
+                await say(owner, loud, "x" * 9000)
+            async with door.connect(slow_token) as (slow_first, _):
+                assert (await slow_first.ask(type="join_room", roomId=public))["type"] == "room_history"
+                async with door.connect(token) as (first, _), door.connect(token) as (second, _):
+                    assert (await first.ask(type="join_room", roomId=public))["type"] == "room_history"
+                    joined = await receive(second, "user_joined")
+                    assert joined["username"] == "quick"
