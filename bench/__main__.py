@@ -30,6 +30,9 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--patience", type=float, default=10, metavar="S", help="seconds to wait for a calm machine (default: 10)"
     )
+    parser.add_argument(
+        "--nice", type=int, default=0, metavar="N", help="niceness of all that is measured; -10 keeps strangers off"
+    )
     parser.add_argument("--quick", action="store_true", help="a second with few connections: shows that it works")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="default: bench/results")
     options = parser.parse_intermixed_args(arguments)
@@ -69,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
     servers = [server for server in options.servers if server not in skipped]
     outcomes = []
     runs = harness.plan(chosen(options), servers, options.repeat)
-    for outcome in harness.execute(runs, console, patience_s=options.patience):
+    for outcome in harness.execute(runs, console, patience_s=options.patience, niceness=options.nice):
         outcomes.append(outcome)
         console.print(report.line_text(outcome))
     verdicts = [] if options.quick else goals.verdicts(outcomes)
