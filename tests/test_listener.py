@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
+    from chatd.addresses import IpNetwork
+
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 PATIENCE_S = 20
 
@@ -592,9 +594,7 @@ INNER6 = ipaddress.ip_network("fd00::/8")
         ((LOOPBACK, INNER), ["X-Forwarded-For: 10.0.0.2, 10.0.0.1"], "127.0.0.1"),
     ],
 )
-async def test_address_is_the_clients(
-    trusted: tuple[listener.IpNetwork, ...], headers: list[str], address: str
-) -> None:
+async def test_address_is_the_clients(trusted: tuple[IpNetwork, ...], headers: list[str], address: str) -> None:
     async def tell(request: Request) -> Response:
         return Response(200, body=request.address.encode())
 
