@@ -253,15 +253,32 @@ async def test_nothing_is_answered_after_the_close_frame(tmp_path: Path, mock_cl
         assert await client.wait_closed() == (4001, [])
 
 
-async def test_close_of_the_client_is_answered_with_its_code(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_message_that_comes_after_the_close_frame_is_not_stored(tmp_path: Path, mock_clock: MockClock) -> None:
     async with open_door(tmp_path, mock_clock) as door:
-        for code, data in ((1000, close(1000)), (1001, close(1001, b"bye")), (4321, close(4321)), (1000, frame(CLOSE))):
-            async with door.connect() as (client, _):
+        user_id, _, token = await door.sign_up()
+        room = (await door.chat.rooms.visible(user_id, after="", limit=1, offset=0))[0].id
+        async with door.connect(token) as (client, connection):
+            assert (await client.ask(type="join_room", roomId=room))["type"] == "room_history"
+            connection.end(4001, "over")
+            await client.send(message(type="send_message", roomId=room, content="too late"))
+            assert (await client.wait_closed())[0] == 4001
+        async with door.connect(token) as (client, _):
+            history = await client.ask(type="get_history", roomId=room)
+            assert history["messages"] == []
+
+
+async def test_close_of_the_client_is_answered_with_its_code(tmp_path: Path, mock_clock: MockClock) -> None:
+    """What is answered where the client named no code is 1000; what is counted is that it named none."""
+    closes = ((close(1000), 1000, 1000), (close(1001, b"bye"), 1001, 1001), (close(4321), 4321, 4321))
+    async with open_door(tmp_path, mock_clock) as door:
+        for data, answered, counted in (*closes, (frame(CLOSE), 1000, 1005)):
+            async with door.connect() as (client, connection):
                 await client.send(data)
                 found = await client.receive()
                 assert found is not None
-                assert found.close_code == code
+                assert found.close_code == answered
                 assert await client.receive() is None
+                assert connection.close_code == counted
 
 
 async def test_client_that_vanishes_is_counted_as_abnormal(tmp_path: Path, mock_clock: MockClock) -> None:
@@ -294,6 +311,15 @@ async def test_fault_of_a_client_with_a_full_socket_still_gets_its_close_frame(
         code, before = await client.wait_closed()
         assert code == 1002
         assert len(before) == count
+
+
+async def test_slow_reader_hears_its_close_frame_instead_of_what_waits(tmp_path: Path, mock_clock: MockClock) -> None:
+    async with open_door(tmp_path, mock_clock) as door, door.connect(receive_buffer=4096) as (client, connection):
+        while connection.close_code != 4008:
+            connection.session.put(text_frame(b"x" * 9_996))
+        # What has begun to leave, and what the writer may have joined with it.
+        assert connection.session.outbox.waiting_bytes < 80_000
+        assert (await client.wait_closed())[0] == 4008
 
 
 async def test_several_tasks_that_wait_for_space_all_go_on(tmp_path: Path, mock_clock: MockClock) -> None:
