@@ -124,7 +124,6 @@ class HttpOptions(Struct, frozen=True, kw_only=True):
     body_timeout_s: Seconds = 30
     write_timeout_s: Seconds = 30
     idle_timeout_s: Seconds = 75
-    max_head_bytes: Positive = 16_384
     max_json_bytes: Positive = 1_048_576
     metrics_allow: tuple[str, ...] = ("127.0.0.0/8", "::1")
     metrics_token: Secret = Secret()
