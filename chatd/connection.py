@@ -166,18 +166,13 @@ class Connection:
                 elif isinstance(item, Ping):
                     self._outbox.put(pong_frame(item.payload))
                 elif isinstance(item, Closed):
-                    self._answer_close(item)
+                    self.end(item.code, "")
                     return False
         except Disconnect as fault:
             self.end(fault.code, fault.reason)
             await self.discard()
             return False
         return True
-
-    def _answer_close(self, closed: Closed) -> None:
-        if not self._ended:
-            self.end(max(closed.code, CloseCode.NORMAL), "")
-            self.close_code = closed.code
 
     async def discard(self) -> None:
         """Read to the end of the stream, for closing with unread bytes would reset what the peer has yet to read."""
