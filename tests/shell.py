@@ -39,7 +39,7 @@ class Shell:
     capsys: pytest.CaptureFixture[str]
 
     def run(self, *arguments: str, stdin: str = "", **options: str) -> Done:
-        if arguments[0] == "serve":
+        if arguments[:1] == ("serve",):
             return run_process(self.folder, *arguments, stdin=stdin, wrapper=(), **options)
         variables = environment(self.folder / "data", limits=False, **options)
         with pytest.MonkeyPatch.context() as patch:

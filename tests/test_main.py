@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from chatd import __version__
-from chatd.__main__ import COMMANDS, main
+from chatd.__main__ import COMMANDS
 from tests.daemon import start_process
 from tests.shell import Shell, contents, run_process, sentence_of
 
@@ -33,22 +33,15 @@ def landed(shell: Shell) -> Shell:
 # Help and wrong usage
 
 
-def explained(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 0
-    return capsys.readouterr().out
-
-
 @pytest.mark.parametrize("command", COMMANDS)
-def test_command_explains_itself_with_an_example(capsys: pytest.CaptureFixture[str], command: str) -> None:
-    text = explained(capsys, command, "--help")
+def test_command_explains_itself_with_an_example(shell: Shell, command: str) -> None:
+    text = shell.told(command, "--help")
     assert f"example: chatd {command}" in text
     assert "--config FILE" in text
 
 
-def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    text = explained(capsys, "--help")
+def test_help_lists_every_command(shell: Shell) -> None:
+    text = shell.told("--help")
     for name, command in COMMANDS.items():
         assert re.search(rf"^ +{name} +{command.help[:20]}", text, re.MULTILINE)
 
@@ -76,16 +69,10 @@ def test_version_is_told(tmp_path: Path) -> None:
     ],
     ids=" ".join,
 )
-def test_wrong_usage_is_told_and_exits_with_2(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 2
-    printed = capsys.readouterr()
-    assert (printed.out, printed.err.startswith("usage: chatd")) == ("", True)
-    assert contents(tmp_path) == {}
+def test_wrong_usage_is_told_and_exits_with_2(shell: Shell, arguments: list[str]) -> None:
+    done = shell.run(*arguments)
+    assert (done.status, done.out, done.err.startswith("usage: chatd")) == (2, "", True)
+    assert contents(shell.folder) == {}
 
 
 # Commands
