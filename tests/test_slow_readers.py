@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import AsyncExitStack
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import trio
@@ -48,8 +49,9 @@ async def test_client_that_stops_reading_is_closed_at_its_bound_and_can_resume(t
         async with daemon.connect(ada) as sender, daemon.connect(bob) as other:
             async with open_raw(daemon.websocket_port, headers, receive_buffer=4096) as slow:
                 assert (await slow.receive_json())["type"] == "authenticated"
-                longest_s = max([await tell(sender, other, room) for _ in range(MESSAGES)])
-                assert longest_s < 1
+                took_s = [await tell(sender, other, room) for _ in range(MESSAGES)]
+                # The slow one is at its bound for the second half; neither half feels it.
+                assert median(took_s[MESSAGES // 2 :]) < 0.1
                 code, before = await slow.wait_closed()
             assert code == 4008
             assert await slow_closes(daemon) == 1
@@ -107,7 +109,7 @@ async def test_memory_stays_bounded_whatever_the_slow_ones_miss(tmp_path: Path) 
         room = await daemon.create_room(ada)
         headers = {"Authorization": f"Bearer {ada.token}"}
         sender = await stack.enter_async_context(daemon.connect(ada))
-        for _ in range(200):
+        for _ in range(100):
             await tell(sender, sender, room)
         at_first = resident_bytes(daemon)
         slow = [
@@ -115,10 +117,10 @@ async def test_memory_stays_bounded_whatever_the_slow_ones_miss(tmp_path: Path) 
             for _ in range(20)
         ]
         most = 0
-        for _ in range(1_000):
+        for _ in range(MESSAGES):
             await tell(sender, sender, room)
             most = max(most, resident_bytes(daemon))
-        # Unbounded, 20 readers would hold more than 100 MB; each may hold 1 MiB.
+        # Unbounded, 20 readers would hold more than 60 MB; each may hold 1 MiB.
         assert most - at_first < 20 * 1_048_576 + 16_000_000
         for client in slow:
             assert (await client.wait_closed())[0] == 4008
