@@ -364,3 +364,26 @@ async def test_a_room_that_is_activated_again_has_its_whole_time_before_it_is_fo
         await scene.hub.activate(["room"])
         await trio.sleep(SMALL.linger_s - 2 * SMALL.check_s)
         assert scene.hub.room("room") is not None
+
+
+async def test_a_tail_that_tells_of_a_changed_user_is_not_used_any_more(autojump_clock: object) -> None:
+    async with open_scene(SMALL, "theirs", "others") as scene:
+        for room_id in ("theirs", "others"):
+            await scene.listen(room_id)
+            body = b'{"seq":1,"senderId":"%s"}' % (b"ada" if room_id == "theirs" else b"bob")
+            scene.bus.publish([scene.history.append_nowait(room_id)._replace(body=body)])
+        scene.hub.forget_tails("ada")
+        assert not scene.hub.listen(Listener(), "theirs", after=0, max_bytes=1000)
+        assert scene.hub.listen(Listener(), "others", after=0, max_bytes=1000)
+        scene.commit("theirs")
+        assert scene.hub.listen(Listener(), "theirs", after=1, max_bytes=1000)
+
+
+async def test_a_backlog_that_grows_too_large_is_served_at_once(autojump_clock: object) -> None:
+    async with open_scene() as scene:
+        crowd = [await scene.listen("room") for _ in range(5)]
+        events = [scene.history.append_nowait("room")._replace(body=b"x" * 400_000) for _ in range(3)]
+        scene.bus.publish(events[:2])
+        assert not crowd[-1].received
+        scene.bus.publish(events[2:])
+        assert [sum(map(len, listener.received)) // 400_000 for listener in crowd] == [3] * 5

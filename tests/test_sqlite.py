@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +13,7 @@ import trio.testing
 
 from chatd.errors import Unavailable
 from chatd.store.queries import Query
-from chatd.store.sqlite import SqliteDatabase, open_sqlite, split_statements
+from chatd.store.sqlite import CHECKPOINT_ROWS, CHECKPOINT_S, SqliteDatabase, open_sqlite, split_statements
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator
@@ -222,6 +223,29 @@ async def test_a_damaged_file_is_unavailable(tmp_path: Path) -> None:
     async with open_sqlite(path, readers=1) as database:
         with pytest.raises(Unavailable, match="damaged"):
             await database.rows(Query("test.all", "SELECT id, body FROM things"), {})
+
+
+@pytest.mark.parametrize(("rows", "is_copied"), [(CHECKPOINT_ROWS + 1, True), (CHECKPOINT_ROWS // 10, False)])
+async def test_a_long_log_is_copied_into_the_database_while_it_is_in_use(
+    tmp_path: Path, mock_clock: trio.testing.MockClock, rows: int, *, is_copied: bool
+) -> None:
+    path = tmp_path / "things.db"
+    fill = f"""
+        CREATE TABLE things (id INTEGER PRIMARY KEY, body TEXT NOT NULL);
+        INSERT INTO things WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})
+        SELECT i, 'some text that takes a little space' FROM n;
+    """
+    # While another connection is open, closing does not copy.
+    with closing(sqlite3.connect(path)) as other:
+        async with open_sqlite(path, readers=1) as database:
+            await trio.testing.wait_all_tasks_blocked()
+            await database.transaction(lambda tx: tx.script(fill))
+            other.execute("SELECT COUNT(*) FROM things").fetchall()
+            before = path.stat().st_size
+            mock_clock.jump(CHECKPOINT_S)
+            await trio.testing.wait_all_tasks_blocked()
+        assert (path.stat().st_size > before) == is_copied
+        assert other.execute("SELECT COUNT(*) FROM things").fetchall() == [(rows,)]
 
 
 @pytest.mark.parametrize(
