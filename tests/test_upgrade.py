@@ -139,7 +139,8 @@ async def test_addresses_behind_a_trusted_proxy_are_counted_apart(tmp_path: Path
 
 async def test_full_node_says_when_to_come_back(tmp_path: Path) -> None:
     async with open_daemon(tmp_path, LIMITS_CONNECTIONS="1") as daemon, open_raw(daemon.websocket_port) as client:
-        answer, body = await ask(daemon, b"")
+        # It is not read any more, and yet the answer arrives.
+        answer, body = await ask(daemon, upgrade_request("x") + b"x" * 50_000)
         assert (answer.status, answer.headers["retry-after"]) == (503, "10")
         assert body
         assert await refused_upgrades(daemon, "node_full") == 1
