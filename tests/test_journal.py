@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from chatd.errors import Refusal, Unavailable
-from chatd.store.entries import Entry, Post, Stored
+from chatd.store.entries import Entry, Outcome, Post, Stored
 from chatd.store.journal import JournalOptions
 from chatd.store.queries import Query
 from tests.stores import Store, Written, join, leave, post
@@ -288,6 +288,31 @@ async def test_text_of_any_kind_is_stored_as_it_came(store: Store) -> None:
     stored = await store.messages.after(room_id, 0, limit=100)
     assert [message.content for message in stored] == texts
     assert [message.client_message_id for message in stored] == texts
+
+
+async def test_somebody_who_cannot_be_told_keeps_nobody_else_from_being_told(store: Store) -> None:
+    ada, room_id = await open_room(store)
+
+    def break_down(outcome: Outcome) -> None:
+        raise LookupError("a defect of whoever asked")
+
+    async with store.open_journal() as written:
+        broken = post(ada, room_id, "first")
+        broken.settle = break_down
+        written.journal.append(broken)
+        append(written, "second", post(ada, room_id, "second"))
+        await written.wait_settled("second")
+    assert [event.seq for event in written.published] == [1, 2]
+
+
+async def test_an_entry_with_a_defect_is_refused_alone_and_the_journal_goes_on(store: Store) -> None:
+    ada, room_id = await open_room(store)
+    async with store.open_journal() as written:
+        append(written, "broken", post(ada, room_id, metadata="no bytes"))
+        append(written, "good", post(ada, room_id, "good"))
+        await written.wait_settled("broken", "good")
+    assert getattr(written.outcomes["broken"], "code", None) == "internal"
+    assert await store.database.rows(SEQS, {"room_id": room_id}) == [(1, "good")]
 
 
 async def test_what_it_did_is_counted(store: Store) -> None:

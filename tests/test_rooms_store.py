@@ -139,3 +139,13 @@ async def test_the_newest_seqs_of_many_rooms_come_at_once(store: Store) -> None:
                 await written.journal.write(post(ada, room_id))
     assert await store.rooms.last_seqs([*rooms, "unknown"]) == dict(zip(rooms, (0, 1, 2), strict=True))
     assert await store.rooms.last_seqs([]) == {}
+
+
+async def test_rooms_are_counted_by_their_kind(store: Store) -> None:
+    ada = await store.add_user("ada")
+    rooms = [await store.add_room(ada, kind=kind) for kind in ("public", "direct", "public")]
+    gone = await store.add_room(kind="private")
+    await delete(store, gone)
+    counted = await store.rooms.count_kinds([*rooms, "unknown"])
+    assert counted == {"public": 2, "direct": 1}
+    assert await store.rooms.count_kinds([]) == {}
