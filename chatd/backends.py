@@ -34,7 +34,7 @@ async def open_database(data_path: Path, options: DatabaseOptions) -> AsyncItera
     """The database of the configuration, made if there is none. Raises `StartFault`."""
     path = database_path(data_path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StartFault(f"The data folder {path.parent} cannot be made: {error.strerror}.") from error
     async with AsyncExitStack() as stack:

@@ -90,6 +90,11 @@ def test_check_changes_nothing_and_says_what_it_found(shell: Shell) -> None:
     assert "secret: given" in report
 
 
+def test_what_people_said_is_for_the_eyes_of_its_owner_only(shell: Shell) -> None:
+    shell.told("user", "list")
+    assert (shell.folder / "data").stat().st_mode & 0o077 == 0
+
+
 def test_check_counts_the_migrations_that_wait(landed: Shell) -> None:
     landed.told("migrate", "down")
     assert "schema 0000, 1 migrations wait" in landed.told("check")
