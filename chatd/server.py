@@ -221,17 +221,19 @@ async def _keep_up(chat: Chat, facts: Facts) -> None:
 
 async def _prove(chat: Chat, facts: Facts) -> None:
     """Read and write the database, and hear the bus."""
+    part = "database"
     try:
         now = str(chat.clock())
         await facts.put("proof", now)
         if await facts.get("proof") != now:
-            chat.health.fail("database", "It does not give back what was written.")
+            chat.health.fail(part, "It does not give back what was written.")
             return
-        chat.health.prove("database")
+        chat.health.prove(part)
+        part = "bus"
         await chat.bus.devices([])
-        chat.health.prove("bus")
+        chat.health.prove(part)
     except Refusal as refusal:
-        chat.health.fail("database", refusal.detail)
+        chat.health.fail(part, refusal.detail)
 
 
 async def _store_departures(chat: Chat) -> None:

@@ -12,6 +12,7 @@ import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from subprocess import PIPE
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,11 @@ from chatd.server import serve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
-    from pathlib import Path
 
 #: Hashing that is quick, and for tests that are about something else no limits in the way.
 QUICK = {"CHATD_AUTH_BCRYPT_COST": "4"}
+#: No chatd.toml, also where there is one in the working directory.
+NO_FILE = Path(os.devnull)
 NO_LIMITS = {
     f"CHATD_LIMITS_{name}": "0"
     for name in (
@@ -86,6 +88,13 @@ class Client:
                 if message["type"] == kind:
                     return message
                 self.inbox.append(message)
+
+    async def heard(self, kind: str) -> dict[str, Any]:
+        """A message of a type that was passed over, or else the next one."""
+        for index, message in enumerate(self.inbox):
+            if message["type"] == kind:
+                return self.inbox.pop(index)
+        return await self.wait_for(kind)
 
     async def ask(self, **message: Any) -> dict[str, Any]:
         """Send a request with an `id` and return the reply that carries it; others go into `inbox`."""
@@ -195,7 +204,7 @@ def environment(data_dir: Path, *, limits: bool = False, **options: str) -> dict
 @asynccontextmanager
 async def open_daemon(data_dir: Path, *, limits: bool = False, **options: str) -> AsyncIterator[Daemon]:
     """A daemon in this process, drained at the end. Options by name: `LIMITS_MESSAGES_PER_MINUTE="5"`."""
-    config = load_config(None, environment(data_dir, limits=limits, **options))
+    config = load_config(NO_FILE, environment(data_dir, limits=limits, **options))
     stop, is_listening, ports = trio.Event(), trio.Event(), [0, 0]
 
     def on_listening(websocket_port: int, http_port: int) -> None:
@@ -235,7 +244,9 @@ async def start_process(data_dir: Path, *, limits: bool = False, **options: str)
     """A daemon as a process, killed at the end if it still runs."""
     variables = os.environ | environment(data_dir, limits=limits, **options)
     async with trio.open_nursery() as nursery:
-        process = await trio.lowlevel.open_process([sys.executable, "-m", "chatd", "serve"], env=variables, stderr=PIPE)
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-m", "chatd", "serve", "--config", str(NO_FILE)], env=variables, stderr=PIPE
+        )
         daemon = Process(0, 0, data_dir, process, [])
         nursery.start_soon(_read_log, daemon)
         try:

@@ -110,6 +110,8 @@ async def prepare(chat: Chat, sender: Sender, draft: SendMessage | Draft, settle
     if client_message_id is not None:
         check_client_message_id(client_message_id, limits)
         request_hash = hash_request(draft.room_id, draft.message_type, content, draft.reply_to, metadata)
+    if draft.reply_to is not None and await chat.messages.seq_of(draft.room_id, draft.reply_to) is None:
+        raise Refusal("not_found", "There is no message `replyTo` in this room.")
     wait_ms = await chat.bus.take("messages:" + sender.user_id, chat.rates.messages)
     if wait_ms:
         raise Refusal(
