@@ -201,6 +201,7 @@ class LimitOptions(Struct, frozen=True, kw_only=True):
     members_per_room: Limit = 100_000
     content_characters: Limit = 10_000
     metadata_bytes: Limit = 4096
+    metadata_depth: Limit = 16
     client_message_id_bytes: Limit = 64
 
 

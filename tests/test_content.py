@@ -128,3 +128,16 @@ def test_hash_knows_where_a_part_ends() -> None:
     assert hash_request("ab", "c") != hash_request("a", "bc")
     assert hash_request("a", None) != hash_request("a", "")
     assert hash_request("1:", "a") != hash_request("1:a", "")
+
+
+def nested(levels: int) -> dict[str, Any]:
+    value: Any = 1
+    for level in range(levels - 1):
+        value = {"n": value} if level % 2 else [value]
+    return {"n": value}
+
+
+def test_metadata_is_nested_up_to_its_bound() -> None:
+    assert check_metadata(nested(16), LimitOptions()) is not None
+    with pytest.raises(Refusal, match="16 levels"):
+        check_metadata(nested(17), LimitOptions())

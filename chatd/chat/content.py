@@ -39,6 +39,8 @@ def check_metadata(metadata: dict[str, Any] | None, limits: LimitOptions) -> byt
     """Metadata as JSON text. Raises `Refusal` (`bad_message`) if it is too large or has a NUL character in it."""
     if metadata is None:
         return None
+    if limits.metadata_depth and _is_deeper(metadata, limits.metadata_depth):
+        raise Refusal("bad_message", f"The field `metadata` is nested more than {limits.metadata_depth} levels deep.")
     try:
         encoded = encode_json(metadata)
     except RecursionError:
@@ -51,6 +53,15 @@ def check_metadata(metadata: dict[str, Any] | None, limits: LimitOptions) -> byt
     if _NUL.search(encoded):
         raise Refusal("bad_message", "The field `metadata` has a NUL character in it.")
     return encoded
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    """Whether objects and lists are nested in each other more than so many levels deep; looks no deeper."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if not isinstance(value, list):
+        return False
+    return levels == 0 or any(_is_deeper(inner, levels - 1) for inner in value)
 
 
 def check_client_message_id(client_message_id: str | None, limits: LimitOptions) -> None:
