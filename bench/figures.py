@@ -13,6 +13,7 @@ from bench.scenarios import NODE
 
 BUSY = 0.85
 DISTURBED = 0.1
+LATE_MS = 5.0
 STRANGERS = {"server_core_strangers": "server's", "load_core_strangers": "generator's"}
 
 

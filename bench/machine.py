@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
@@ -67,14 +68,18 @@ def memory_bytes(pid: int) -> int:
 
 
 def busy_s(cores: Iterable[int]) -> float:
-    """Time for which these cores together have not been idle since the start."""
-    names, ticks = {f"cpu{core}" for core in cores}, 0
+    """Time for which these cores together have not been idle, since some moment in the past.
+
+    From the time that they were idle: that is measured, while time at work is sampled by the clock tick, which a load
+    with a steady beat misleads.
+    """
+    names, working_s = {f"cpu{core}" for core in cores}, 0.0
     for line in Path("/proc/stat").read_text().splitlines():
         name, *fields = line.split()
         if name in names:
-            user, nice, system, _idle, _iowait, irq, softirq = map(int, fields[:7])
-            ticks += user + nice + system + irq + softirq
-    return ticks / TICKS_PER_S
+            idle, waiting, stolen = int(fields[3]), int(fields[4]), int(fields[7])
+            working_s += time.monotonic() - (idle + waiting + stolen) / TICKS_PER_S
+    return working_s
 
 
 def description() -> dict[str, object]:

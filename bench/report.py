@@ -109,6 +109,9 @@ def remarks(runs: Sequence[Outcome]) -> Iterator[str]:
             yield f"[red]FAILED {title}: {run.failure}[/red]"
         if run.figures and figures.bottleneck(run.mode, run.figures) == "generator":
             yield f"[yellow]{title}: the generator was the bottleneck, the server can do more[/yellow]"
+        if run.figures.get("send_lag_ms", 0) > figures.LATE_MS:
+            late = number(run.figures["send_lag_ms"])
+            yield f"[yellow]{title}: up to {late} ms of its latency is the generator's, which sent that late[/yellow]"
         for figure, core in figures.STRANGERS.items():
             share = run.figures.get(figure, 0)
             if share > figures.DISTURBED:

@@ -19,7 +19,7 @@ from rich.console import Console
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, serve_websocket
 
 from bench import __main__ as command_line
-from bench import figures, goals, harness, plot, processes, report, seed
+from bench import figures, goals, harness, machine, plot, processes, report, seed
 from bench.figures import Outcome
 from bench.scenarios import CHATD, FLOOR, NODE, SCENARIOS, scenario_named, shortened
 from bench.servers import GENERATOR, SERVERS, Server, compiled
@@ -204,6 +204,16 @@ def test_process_that_does_not_come_up_is_named_with_its_last_words(tmp_path: Pa
         pytest.raises(processes.StartFailed, match="luckless ended with 3: out of luck"),
     ):
         processes.wait_until(lambda: False, process, name="luckless", log=log)
+
+
+def test_cpu_time_of_a_process_is_time_for_which_its_core_was_busy(tmp_path: Path) -> None:
+    core = max(os.sched_getaffinity(0))
+    before = machine.busy_s([core])
+    spinning = ["sh", "-c", "while :; do :; done"]
+    with processes.open_process(spinning, cores=(core,), log=tmp_path / "log") as process:
+        processes.wait_until(lambda: machine.cpu_s([process.pid]) >= 0.2, process, name="spinner", log=tmp_path / "log")
+        assert machine.busy_s([core]) - before >= 0.15
+        assert machine.memory_bytes(process.pid) > 0
 
 
 # ---- the harness, figures and reports

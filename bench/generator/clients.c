@@ -18,6 +18,7 @@
 
 #define READ_BYTES (1 << 20)
 #define LARGEST_MESSAGE (8 << 20)
+#define EVENTS_AT_ONCE 64 /* few, so that what is due meanwhile leaves on time */
 
 struct client *clients;
 size_t client_count;
@@ -301,12 +302,12 @@ void connect_all(void)
 
 void poll_once(uint64_t until)
 {
-    static struct epoll_event events[1024];
+    struct epoll_event events[EVENTS_AT_ONCE];
     uint64_t now = now_ns();
     report_progress_if_due(now);
     uint64_t wake = until < next_progress() ? until : next_progress(), patience = wake > now ? wake - now : 0;
     struct timespec timeout = {.tv_sec = (time_t)(patience / SECOND), .tv_nsec = (long)(patience % SECOND)};
-    int n = epoll_pwait2(epoll_fd, events, 1024, &timeout, NULL);
+    int n = epoll_pwait2(epoll_fd, events, EVENTS_AT_ONCE, &timeout, NULL);
     if (n < 0 && errno != EINTR)
         fail("epoll_pwait2: %s", strerror(errno));
     for (int i = 0; i < n; i++) {
