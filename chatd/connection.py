@@ -283,10 +283,10 @@ class Connection:
         """Wait until half of the outbox is free; a client that reads nothing meanwhile is closed as a slow reader."""
         half = self._options.outbox_bytes // 2
         while self._outbox.waiting_bytes > half and not self._ended:
-            sent = self._outbox.sent_bytes
+            sent = self._outbox.late_bytes
             with trio.move_on_after(self._options.write_timeout_s):
                 await self._wait_for_write()
-            if self._outbox.sent_bytes > sent:
+            if self._outbox.late_bytes > sent:
                 # Bytes that leave are acknowledged by the peer's machine: a sign of life.
                 self._heard_at = trio.current_time()
             else:

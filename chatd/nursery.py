@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +34,9 @@ log = telemetry.get_logger(__name__)
 ACCEPT_AT_ONCE: Final = 64
 #: Seconds without accepting when the process is out of descriptors.
 ACCEPT_PAUSE_S: Final = 0.1
+#: Where the kernel's TCP_INFO has the count of bytes that the peer has acknowledged.
+TCPI_BYTES_ACKED: Final = struct.Struct("=Q")
+TCPI_BYTES_ACKED_AT: Final = 120
 _OUT_OF: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 #: Seconds in which a client that is refused or failed may read why.
 LINGER_S: Final = 1.0
@@ -178,8 +182,18 @@ async def _serve_upgraded(
             code=connection.close_code,
             seconds=round(trio.current_time() - began, 3),
             bytes_read=connection.bytes_read,
-            bytes_sent=connection.session.outbox.sent_bytes,
+            bytes_sent=_bytes_acknowledged(sock),
         )
+
+
+def _bytes_acknowledged(sock: socket.socket) -> int | None:
+    """What the peer's machine has received of this connection: the kernel counts it (tcpi_bytes_acked, linux/tcp.h)."""
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCPI_BYTES_ACKED_AT + TCPI_BYTES_ACKED.size)
+        acknowledged: int = TCPI_BYTES_ACKED.unpack_from(info, TCPI_BYTES_ACKED_AT)[0]
+    except (OSError, struct.error):
+        return None
+    return acknowledged
 
 
 async def _run(connection: Connection, handshake: Handshake, upgrade: Upgrade) -> None:

@@ -119,18 +119,23 @@ class ActiveRoom:
 
     def send(self, frames: bytes) -> None:
         """Put these frames to every listener now."""
-        for put in self.listeners.values():
+        for put in self._puts():
             put(frames)
 
     def queue(self, frames: bytes) -> None:
         """Keep these frames for all who listen now, to be sent by `serve`."""
-        if self._snapshot is None:
-            self._snapshot = tuple(self.listeners.values())
-        if self.backlog and self.backlog[-1][0] is self._snapshot:
+        puts = self._puts()
+        if self.backlog and self.backlog[-1][0] is puts:
             self.backlog[-1][1].append(frames)
         else:
-            self.backlog.append((self._snapshot, [frames]))
+            self.backlog.append((puts, [frames]))
         self.backlog_bytes += len(frames)
+
+    def _puts(self) -> Sequence[Put]:
+        """All who listen now, in one piece of memory, the same one until somebody comes or goes."""
+        if self._snapshot is None:
+            self._snapshot = tuple(self.listeners.values())
+        return self._snapshot
 
     def serve(self, slice_size: int) -> bool:
         """Send one slice of the backlog; whether there was one."""

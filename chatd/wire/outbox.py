@@ -27,7 +27,7 @@ class Outbox:
 
     __slots__ = (
         "_bound", "_ended", "_held", "_on_broken", "_on_overflow", "_on_waiting", "_queue", "_quiet",
-        "_send", "sent_bytes", "shed", "waiting_bytes",
+        "_send", "late_bytes", "shed", "waiting_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -50,30 +50,25 @@ class Outbox:
         self._quiet = True
         self._ended = False
         self.waiting_bytes = 0
-        self.sent_bytes = 0
+        #: Bytes that had to wait and have left.
+        self.late_bytes = 0
         self.shed = 0
 
     def put(self, frames: bytes) -> None:
         """Send one or more whole frames, or queue them behind what waits already."""
-        if self._held:
-            frames = b"".join((*self._held, frames))
-            self._held.clear()
-            self._quiet = not (self._queue or self._ended)
-        if self._quiet:
-            try:
-                sent = self._send(frames)
-            except (BlockingIOError, InterruptedError):
-                sent = 0
-            except OSError:
-                self._break()
+        if not self._quiet:
+            frames = self._after_what_waits(frames)
+            if not self._quiet:
                 return
-            self.sent_bytes += sent
-            if sent == len(frames):
-                return
-            frames = frames[sent:]
-        elif self._ended:
+        try:
+            sent = self._send(frames)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            self._break()
             return
-        self._enqueue(frames)
+        if sent < len(frames):
+            self._enqueue(frames[sent:])
 
     def put_ephemeral(self, frames: bytes) -> None:
         """Send frames that may be lost: above half of the bound they are dropped and counted in `shed`."""
@@ -132,7 +127,7 @@ class Outbox:
             except OSError:
                 self._break()
                 return
-            self.sent_bytes += sent
+            self.late_bytes += sent
             self.waiting_bytes -= sent
             if sent < len(block):
                 queue.appendleft(block[sent:])
@@ -152,6 +147,16 @@ class Outbox:
             size += len(self._queue[0])
             blocks.append(self._queue.popleft())
         return b"".join(blocks)
+
+    def _after_what_waits(self, frames: bytes) -> bytes:
+        """Queue frames, with those held before them; or return both, if nothing is queued before them."""
+        if self._held:
+            frames = b"".join((*self._held, frames))
+            self._held.clear()
+            self._quiet = not (self._queue or self._ended)
+        if not self._quiet and not self._ended:
+            self._enqueue(frames)
+        return frames
 
     def _enqueue(self, frames: bytes) -> None:
         # Also past the bound: these may be the rest of a frame that has begun to leave.
