@@ -58,6 +58,7 @@ class Connection:
         self.scope: trio.CancelScope | None = None
         self.close_code = CloseCode.NO_STATUS
         self._ended = False
+        self._is_leaving = False
         self._heard_at = trio.current_time()
         self.bytes_read = 0
         self._waiting = trio.Event()
@@ -93,13 +94,22 @@ class Connection:
         self._ended = True
         self.close_code = code
         self._outbox.end(close_frame(code, reason), drop=drop)
+        self._wake_waiters()
         if self.scope is not None:
             self.scope.deadline = trio.current_time() + self._options.close_timeout_s
 
     def shut_down(self, delay_ms: int) -> None:
-        """Tell the client that the server restarts, and close with 1012."""
+        """Tell the client that the server restarts, and close with 1012 when its messages have been acknowledged.
+
+        What it sends from here on is not read: it gets no acknowledgement, and so is sent again elsewhere.
+        """
         self.session.send(ServerShutdown(reason="The server restarts.", reconnect_after_ms=delay_ms))
-        self.end(CloseCode.RESTART, "server restarts")
+        self._is_leaving = True
+        self._leave_if_settled()
+
+    def _leave_if_settled(self) -> None:
+        if self._is_leaving and not self.session.pending:
+            self.end(CloseCode.RESTART, "server restarts")
 
     def let_go(self) -> None:
         """Break with what others may still hold on to, so that an ended connection is freed without a collection."""
@@ -107,8 +117,7 @@ class Connection:
         self._ended = True
         self._outbox.detach()
         self.session.hang_up()
-        if self._written is not None:
-            self._written.set()
+        self._wake_waiters()
 
     def _overflow(self) -> None:
         self.end(CloseCode.SLOW_READER, "read faster, or resume where you were", drop=True)
@@ -156,7 +165,7 @@ class Connection:
         try:
             for item in self._frames.receive(data):
                 if isinstance(item, str):
-                    if not self._ended:
+                    if not (self._ended or self._is_leaving):
                         await dispatch(self._chat, self.session, item)
                         if self._refusals:
                             # The penalty is served before the next message of this client is answered.
@@ -192,12 +201,20 @@ class Connection:
         while True:
             await self._waiting.wait()
             while not self._outbox.is_empty:
-                await trio.lowlevel.wait_writable(self._socket)
+                with trio.move_on_after(self._options.write_timeout_s) as patience:
+                    await trio.lowlevel.wait_writable(self._socket)
+                if patience.cancelled_caught:
+                    self._overflow()
+                    continue
                 self._outbox.write()
-                if self._written is not None:
-                    self._written.set()
-                    self._written = None
+                self._wake_waiters()
             self._waiting = trio.Event()
+
+    def _wake_waiters(self) -> None:
+        """Those who wait for the writer look again."""
+        if self._written is not None:
+            self._written.set()
+            self._written = None
 
     def _wake_writer(self) -> None:
         self._waiting.set()
@@ -273,6 +290,7 @@ class Connection:
     def _note_settled(self) -> None:
         if self._settled is not None and self.session.pending < MAX_PENDING:
             self._settled.set()
+        self._leave_if_settled()
 
     async def _wait_until_settled(self) -> None:
         self._settled = trio.Event()
@@ -280,17 +298,14 @@ class Connection:
         self._settled = None
 
     async def _wait_for_space(self) -> None:
-        """Wait until half of the outbox is free; a client that reads nothing meanwhile is closed as a slow reader."""
+        """Wait until half of the outbox is free; the writer gives up a client that takes nothing meanwhile."""
         half = self._options.outbox_bytes // 2
         while self._outbox.waiting_bytes > half and not self._ended:
-            sent = self._outbox.late_bytes
-            with trio.move_on_after(self._options.write_timeout_s):
-                await self._wait_for_write()
-            if self._outbox.late_bytes > sent:
+            late = self._outbox.late_bytes
+            await self._wait_for_write()
+            if self._outbox.late_bytes > late:
                 # Bytes that leave are acknowledged by the peer's machine: a sign of life.
                 self._heard_at = trio.current_time()
-            else:
-                self._overflow()
 
     async def _wait_for_write(self) -> None:
         """Wait until the writer has sent something. The socket itself can be waited for by one task only."""

@@ -161,6 +161,10 @@ async def _read_upgrade(sock: socket.socket, handshake: Handshake) -> Upgrade | 
 async def _serve_upgraded(
     sock: socket.socket, address: str, door: Door, handshake: Handshake, upgrade: Upgrade
 ) -> None:
+    if door.admission.is_draining:
+        # The drain began while the request was being read: whom it told is told already.
+        await _send_and_linger(sock, handshake.reject(503, "The server is stopping.", headers=[("Retry-After", "2")]))
+        return
     connection = Connection(sock, address, door.chat, door.options)
     telemetry.bind_context(connection=connection.id)
     log.debug("connected", address=address)

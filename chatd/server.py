@@ -15,7 +15,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Final
+from typing import Final, Literal
 
 import trio
 
@@ -38,7 +38,7 @@ from chatd.credentials import find_signing_secrets, signing_secrets
 from chatd.errors import CloseCode, Refusal
 from chatd.health import Health
 from chatd.ids import new_id
-from chatd.listener import HttpOptions, serve_http
+from chatd.listener import serve_http
 from chatd.loader import open_loader
 from chatd.metrics import Metrics
 from chatd.nursery import Door, serve_websockets
@@ -56,6 +56,11 @@ log = telemetry.get_logger(__name__)
 MAX_FOLLOWING: Final = 1000
 #: Seconds between two proofs that the parts work, and between two writings of who was last seen.
 UPKEEP_S: Final = 2.0
+#: Events that every node has to hear of, whoever listens to the room there.
+MEMBERSHIP_NOTICES: Final[dict[str, Literal["member_joined", "member_left"]]] = {
+    "user_joined": "member_joined",
+    "user_left": "member_left",
+}
 #: Seconds between two looks at whether there is garbage to collect.
 COLLECT_S: Final = 0.25
 #: Sessions that expired so long ago are removed.
@@ -98,13 +103,8 @@ async def open_chat(
         def publish(events: Sequence[Event]) -> None:
             bus.publish(events)
             for event in events:
-                if event.subject is not None:
-                    has_joined = event.kind == "user_joined"
-                    bus.announce(
-                        Notice(
-                            "member_joined" if has_joined else "member_left", event.subject, event.room_id, event.seq
-                        )
-                    )
+                if event.subject is not None and (kind := MEMBERSHIP_NOTICES.get(event.kind)) is not None:
+                    bus.announce(Notice(kind, event.subject, event.room_id, event.seq))
 
         def after_batch() -> None:
             for flush in holding:
@@ -195,6 +195,10 @@ async def _let_follow(chat: Chat, to_follow: trio.MemoryReceiveChannel[tuple[Ses
             await follow(chat, session, room_id, after)
         except Refusal as refusal:
             session.line.end(CloseCode.TRY_LATER, f"{refusal.code}: reconnect")
+        except Exception:
+            # This is one connection's work, although no task of its nursery does it.
+            log.exception("following_failed", connection=session.connection_id, room=room_id)
+            session.line.end(CloseCode.INTERNAL, "internal error")
         finally:
             places.release()
 
@@ -311,23 +315,12 @@ async def serve(config: Config, on_listening: OnListening, *, stop: trio.Event |
 
 
 async def _serve_http(config: Config, sockets: list[socket.socket], chat: Chat, draining: trio.Event) -> None:
-    options = config.http
-    listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in sockets]
     await serve_http(
-        listeners,
+        [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in sockets],
         partial(answer, chat),
         draining=draining,
-        options=HttpOptions(
-            head_timeout_s=options.head_timeout_s,
-            body_timeout_s=options.body_timeout_s,
-            idle_timeout_s=options.idle_timeout_s,
-            write_timeout_s=options.write_timeout_s,
-            max_json_bytes=options.max_json_bytes,
-            max_connections=options.max_connections,
-            cors_origins=options.cors_origins,
-            trusted_proxies=parse_networks(options.trusted_proxies),
-            hsts=config.server.public_url.startswith("https://"),
-        ),
+        options=config.http,
+        hsts=config.server.public_url.startswith("https://"),
         metrics=chat.metrics,
     )
 

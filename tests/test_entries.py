@@ -182,8 +182,8 @@ def test_the_body_of_every_event_says_what_its_row_says(batch: list[Asked]) -> N
         if event.kind == "new_message":
             row, message = messages[event.room_id, event.seq], body["message"]
             assert body["type"] == ("new_dm" if event.room_id == "pair" else "new_message")
-            assert event.subject is None
             assert (message["id"], message["senderId"], message["content"]) == (row[0], row[4], row[6])
+            assert event.subject == row[4]
             assert (message["seq"], message.get("clientMessageId")) == (row[2], row[9])
             assert message["createdAt"] == "2023-11-14T22:13:20.123Z"
         else:

@@ -70,15 +70,16 @@ async def test_events_are_numbered_by_room_and_read_back_as_they_were(history: H
     assert await history.events_after(first, 99, 9) == []
 
 
-async def test_a_change_of_membership_names_whom_it_concerns(history: History) -> None:
+async def test_an_event_names_whom_it_is_about(history: History) -> None:
     room_id = await history.add_room("room")
     joined = await history.append(room_id, "user_joined", "bob")
     assert (joined.kind, joined.seq) == ("user_joined", 1)
     left = await history.append(room_id, "user_left", "bob")
     assert (left.kind, left.subject) == ("user_left", joined.subject)
     assert left.subject is not None
-    assert (await history.append(room_id)).subject is None
-    assert await history.events_after(room_id, 0, 2) == [joined, left]
+    said = await history.append(room_id, "new_message", "eve")
+    assert said.subject not in (None, left.subject)
+    assert await history.events_after(room_id, 0, 3) == [joined, left, said]
 
 
 async def test_positions_are_told_of_rooms_that_exist(history: History) -> None:

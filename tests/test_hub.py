@@ -370,8 +370,8 @@ async def test_a_tail_that_tells_of_a_changed_user_is_not_used_any_more(autojump
     async with open_scene(SMALL, "theirs", "others") as scene:
         for room_id in ("theirs", "others"):
             await scene.listen(room_id)
-            body = b'{"seq":1,"senderId":"%s"}' % (b"ada" if room_id == "theirs" else b"bob")
-            scene.bus.publish([scene.history.append_nowait(room_id)._replace(body=body)])
+            sender = "ada" if room_id == "theirs" else "bob"
+            scene.bus.publish([scene.history.append_nowait(room_id, subject=sender)])
         scene.hub.forget_tails("ada")
         assert not scene.hub.listen(Listener(), "theirs", after=0, max_bytes=1000)
         assert scene.hub.listen(Listener(), "others", after=0, max_bytes=1000)

@@ -145,7 +145,7 @@ async def test_joins_and_leaves_are_events_and_change_who_is_a_member(store: Sto
         assert isinstance(repeated, Stored)
         assert (repeated.seq, repeated.duplicate) == (2, True)
         assert [(event.kind, event.seq, event.subject) for event in written.published] == [
-            ("new_message", 1, None), ("user_joined", 2, bob.id), ("user_left", 3, ada.id),
+            ("new_message", 1, ada.id), ("user_joined", 2, bob.id), ("user_left", 3, ada.id),
         ]  # fmt: skip
         assert await store.database.rows(ROLES, {}) == [(bob.id, "moderator", 2, 2, 1)]
         assert await store.database.row(HEAD, {"room_id": room_id}) == (3, 1, 1)

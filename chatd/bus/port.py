@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class Event(NamedTuple):
     """A durable event of a room, encoded once for the whole cluster.
 
-    `body` is the finished JSON text. `subject` is the user whose membership it changes, else `None`.
+    `body` is the finished JSON text. `subject` is the user whom it is about: its sender,
+    or the member who came or went.
     """
 
     room_id: str

@@ -96,8 +96,7 @@ class ActiveRoom:
 
     def forget_tail(self, user_id: str) -> None:
         """Drop the tail if this user is in it: what it says of them is not true any more."""
-        mark = user_id.encode()
-        if any(mark in event.body for event in self.tail):
+        if any(event.subject == user_id for event in self.tail):
             self.tail.clear()
 
     @property

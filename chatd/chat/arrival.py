@@ -79,8 +79,15 @@ async def begin(chat: Chat, session: Session, claims: Claims, message: Authentic
 
 async def settle_in(chat: Chat, session: Session, claims: Claims, message: Authenticate) -> None:
     """Check that the session stands, listen to its rooms, and tell the client where it is."""
-    session.session_id = claims.session_id
-    arrival = await read_arrival(chat, session)
+    former = session.session_ids
+    # Notices about either of them count until it is known that the new one stands.
+    session.session_ids = former | {claims.session_id}
+    try:
+        arrival = await read_arrival(chat, session, claims)
+    except BaseException:
+        session.session_ids = former
+        raise
+    session.session_ids = frozenset({claims.session_id})
     session.expires_at_ms = claims.expires_at_ms
     entries = listen_to_rooms(chat, session, arrival.rooms, message)
     session.line.authenticated()
@@ -88,11 +95,11 @@ async def settle_in(chat: Chat, session: Session, claims: Claims, message: Authe
     session.has_arrived = True
 
 
-async def read_arrival(chat: Chat, session: Session) -> Arrival:
+async def read_arrival(chat: Chat, session: Session, claims: Claims) -> Arrival:
     """Standing and rooms of the session, with the rooms active here, all of it true at the return."""
     for _ in range(TRIES):
         changes = session.changes
-        arrival = await chat.arrivals.get((session.session_id, session.user_id))
+        arrival = await chat.arrivals.get((claims.session_id, session.user_id))
         if arrival is None:
             raise Refusal("unauthenticated", "This session does not exist any more; sign in again.")
         check_standing(arrival.standing, session.user_id)
@@ -113,7 +120,7 @@ def listen_to_rooms(chat: Chat, session: Session, rooms: Sequence[OwnRoom], mess
         if room is None:
             continue
         session.rooms[own.room_id] = own.role
-        if own.room_id not in replayed:
+        if own.room_id not in replayed and own.room_id not in session.catching_up:
             chat.hub.listen(session, own.room_id, after=room.position)
         entries.append(
             RoomEntry(

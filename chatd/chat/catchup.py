@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal
 
 from chatd.bus.room import blocks, frame_of
+from chatd.errors import CloseCode, Refusal, Unavailable
 from chatd.protocol import CaughtUp, Resync
 
 if TYPE_CHECKING:
@@ -23,12 +24,33 @@ PAGE_EVENTS: Final = 200
 async def catch_up(chat: Chat, session: Session, room_id: str, after: int) -> bool:
     """Send all events behind `after` and go live; False if the session is no member (any more).
 
-    On return with True nothing has run between the last event and going live, so what is put next is in order.
+    On return with True nothing has run between the last event and going live, so what is put next is in order. A later
+    call for the same room takes over from an earlier one, which then returns False. When the store is out the
+    connection is ended, for it would hear nothing of the room and not know; it can resume.
     """
+    mine = session.catching_up[room_id] = object()
+    try:
+        return await _page_through(chat, session, room_id, after, mine)
+    except Refusal:
+        session.line.end(CloseCode.TRY_LATER, "the history cannot be read now: reconnect and resume")
+        raise
+    finally:
+        if session.catching_up.get(room_id) is mine:
+            del session.catching_up[room_id]
+
+
+async def _page_through(chat: Chat, session: Session, room_id: str, after: int, mine: object) -> bool:
     chat.hub.pause(session, room_id)
     position = after
     at_once = chat.options.websocket.outbox_bytes // 4
-    while room_id in session.rooms:
+
+    def may_go_on() -> bool:
+        return room_id in session.rooms and session.catching_up.get(room_id) is mine
+
+    while True:
+        await session.line.wait_for_space()
+        if not may_go_on():
+            return False
         if chat.hub.listen(session, room_id, after=position, max_bytes=at_once):
             return True
         room = chat.hub.room(room_id)
@@ -42,14 +64,14 @@ async def catch_up(chat: Chat, session: Session, room_id: str, after: int) -> bo
             stored = await chat.messages.events_after(room_id, position, PAGE_EVENTS)
             # What is committed and has not been heard of yet comes live: here it would be a repeat.
             missed = [event for event in stored if event.seq <= room.position]
+            if not missed:
+                raise Unavailable("The history of this room has a hole; reconnect and try again.")
         for block in blocks([frame_of(event) for event in missed]):
             await session.line.wait_for_space()
-            if room_id not in session.rooms:
+            if not may_go_on():
                 return False
             session.put(block)
-        if missed:
-            position = missed[-1].seq
-    return False
+        position = missed[-1].seq
 
 
 async def follow(chat: Chat, session: Session, room_id: str, after: int) -> None:

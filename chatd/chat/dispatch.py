@@ -49,33 +49,46 @@ RULES: Final[dict[type, Rule]] = {
 }
 
 
+async def no_rule(_chat: Chat, _session: Session, _message: object) -> None:
+    """Refuse what the protocol has and this server has not."""
+    raise Refusal("feature_disabled", "This server does not do that yet.")
+
+
+NO_RULE: Final = Rule(no_rule)
+
+
 async def dispatch(chat: Chat, session: Session, text: str) -> None:
     """Answer one text frame. Never raises a `Refusal`; anything else that it raises is a defect."""
-    request_id = None
+    request_id, rule = None, NO_RULE
     try:
         message = decode(text)
         request_id = message.id
-        rule = RULES.get(type(message))
-        if rule is None:
-            raise Refusal("feature_disabled", "This server does not do that yet.")
+        rule = RULES.get(type(message), NO_RULE)
+        _check_price(chat, session, rule)
         if not session.has_arrived and not rule.before_authentication:
             raise Refusal("unauthenticated", 'Send {"type":"authenticate","token":"…"} first.')
-        if rule.price == "request":
-            _take_request(chat, session)
         reply = await rule.run(chat, session, message)
         if reply is not None and (request_id is not None or type(reply) is not Ok):
             session.send(reply)
     except BadMessage as refusal:
         send_error(chat, session, refusal, request_id=refusal.request_id)
     except Refusal as refusal:
+        if rule.price == "own" and refusal.code != "rate_limited":
+            session.requests_full_at, _ = spend(session.requests_full_at, chat.seconds(), chat.rates.requests)
         send_error(chat, session, refusal, request_id=request_id)
 
 
-def _take_request(chat: Chat, session: Session) -> None:
-    session.requests_full_at, wait_ms = spend(session.requests_full_at, chat.seconds(), chat.rates.requests)
+def _check_price(chat: Chat, session: Session, rule: Rule) -> None:
+    """Take a request from the connection's budget; a rule with a price of its own needs only that there is one left.
+
+    Its refusals are paid for when they happen, so that a client which is always refused comes to its limit too.
+    """
+    full_at, wait_ms = spend(session.requests_full_at, chat.seconds(), chat.rates.requests)
     if wait_ms:
         raise Refusal(
             "rate_limited",
             f"You may make {chat.rates.requests.burst} requests a minute on one connection; wait a little.",
             retry_after_ms=wait_ms,
         )
+    if rule.price == "request":
+        session.requests_full_at = full_at

@@ -16,7 +16,7 @@ from chatd.chat.refusals import send_error
 from chatd.errors import Refusal
 from chatd.protocol import GetHistory, MessageAck, MessageType, RoomHistory, SendMessage, encode, message_in
 from chatd.records import Message, Raw, encode_json, format_time
-from chatd.store.entries import Outcome, Post
+from chatd.store.entries import Outcome, Post, Stored
 from chatd.store.messages import NO_SEQ
 from chatd.wire.frames import text_frame
 
@@ -65,10 +65,14 @@ class Acknowledgement:
     def __call__(self, outcome: Outcome) -> None:
         chat, session = self._chat, self._session
         session.pending -= 1
-        session.line.settled()
         if isinstance(outcome, Refusal):
             send_error(chat, session, outcome, request_id=self._request_id)
-            return
+        else:
+            self._acknowledge(outcome)
+        session.line.settled()
+
+    def _acknowledge(self, outcome: Stored) -> None:
+        chat, session = self._chat, self._session
         ack = MessageAck(
             id=self._request_id,
             message_id=outcome.message_id,

@@ -13,7 +13,7 @@ from chatd.chat.catchup import catch_up, resume_room
 from chatd.chat.context import Chat, take
 from chatd.chat.messages import newest_page, room_history
 from chatd.chat.permissions import check_may
-from chatd.errors import Refusal, bad_fields
+from chatd.errors import CloseCode, Refusal, bad_fields
 from chatd.ids import new_id
 from chatd.protocol import JoinRoom, LeaveRoom, Ok
 from chatd.records import Member, Room, format_time, format_time_or_none
@@ -32,6 +32,19 @@ async def join_room(chat: Chat, session: Session, message: JoinRoom) -> None:
     room_id = message.room_id
     if room_id not in session.rooms:
         await become_member(chat, session, room_id)
+    try:
+        await hear_room(chat, session, message)
+    except Refusal as refusal:
+        room = chat.hub.room(room_id)
+        if room_id in session.rooms and (room is None or session not in room.listeners) and refusal.is_temporary:
+            # A member who hears nothing of the room would not know; a new connection will hear it.
+            session.line.end(CloseCode.TRY_LATER, "the room cannot be read now: reconnect")
+        raise
+
+
+async def hear_room(chat: Chat, session: Session, message: JoinRoom) -> None:
+    """Send a member the room's history, or what was missed, and let the session hear it from there."""
+    room_id = message.room_id
     await chat.hub.activate([room_id])
     room = chat.hub.room(room_id)
     if room is None or room_id not in session.rooms:
@@ -109,6 +122,10 @@ async def create_room(
     if limits.rooms_per_user and await chat.rooms.count_of_user(user_id) >= limits.rooms_per_user:
         raise Refusal("limit_reached", f"You are in {limits.rooms_per_user} rooms; leave one of them first.")
     others = [member_id for member_id in dict.fromkeys(member_ids) if member_id != user_id]
+    if limits.rooms_per_user and others:
+        counts = await chat.rooms.counts_of_users(others)
+        if any(count >= limits.rooms_per_user for count in counts.values()):
+            raise Refusal("limit_reached", f"One of `members` is in {limits.rooms_per_user} rooms already.")
     if limits.members_per_room and len(others) + 1 > limits.members_per_room:
         raise Refusal("limit_reached", f"A room has at most {limits.members_per_room} members.")
     detail = f"You may make {limits.rooms_per_hour} rooms an hour; try again later."

@@ -47,8 +47,8 @@ class Session:
     """A connection's user, rooms and budget. Before it has authenticated `user_id` is empty."""
 
     __slots__ = (
-        "address", "changes", "connection_id", "expires_at_ms", "has_arrived", "joining", "line", "outbox", "pending",
-        "put", "put_ephemeral", "requests_full_at", "rooms", "session_id", "user_id", "username",
+        "address", "catching_up", "changes", "connection_id", "expires_at_ms", "has_arrived", "joining", "line",
+        "outbox", "pending", "put", "put_ephemeral", "requests_full_at", "rooms", "session_ids", "user_id", "username",
     )  # fmt: skip
 
     def __init__(self, connection_id: str, address: str, line: Line) -> None:
@@ -60,10 +60,13 @@ class Session:
         self.put_ephemeral = line.outbox.put_ephemeral
         self.user_id = ""
         self.username = ""
-        self.session_id = ""
+        #: The sign-in that the token belongs to; two of them while one token is exchanged for another.
+        self.session_ids: frozenset[str] = frozenset()
         self.expires_at_ms = 0
         #: Room id to the user's role there.
         self.rooms: dict[str, str] = {}
+        #: Rooms whose missed events are being sent, each with a mark of the call that sends them.
+        self.catching_up: dict[str, object] = {}
         #: Rooms that this connection is about to join by itself.
         self.joining: set[str] = set()
         #: Counts what changed in the user's memberships, so that a stale read of them is found out.

@@ -75,9 +75,8 @@ class Sessions:
                     assert notice.room_id is not None
                     self._stop(session, notice.room_id)
                 case "session_revoked":
-                    if session.session_id == (notice.session_id or session.session_id) and (
-                        session.session_id != notice.spared_session_id
-                    ):
+                    is_meant = notice.session_id is None or notice.session_id in session.session_ids
+                    if is_meant and notice.spared_session_id not in session.session_ids:
                         session.line.end(CloseCode.SESSION_REVOKED, "session revoked: sign in again")
                 case "account_disabled":
                     session.line.end(CloseCode.ACCOUNT_DISABLED, "account disabled")

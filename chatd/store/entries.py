@@ -162,7 +162,7 @@ def _post(entry: Post, head: Head, batch: Batch, numbered: Numbered, created_at:
         metadata=None if metadata is None else Raw(metadata),
     )
     event = NewDm(message=message) if head.kind == "direct" else NewMessage(message=message)
-    numbered.events.append(Event(room_id, seq, "new_message", encode(event)))
+    numbered.events.append(Event(room_id, seq, "new_message", encode(event), sender_id))
     numbered.message_rows.append((
         message_id, room_id, seq, head.message_count, sender_id, entry.message_type, entry.content, entry.reply_to,
         None if metadata is None else metadata.decode(), client_message_id, entry.request_hash, batch.now_ms,

@@ -184,9 +184,13 @@ class Journal:
             except Exception:
                 # Whoever asked cannot be told; that is no reason to tell nobody.
                 log.exception("settle_failed", room=entry.room_id)
-        if events:
-            self._publish(events)
-        self._after_batch()
+        try:
+            if events:
+                self._publish(events)
+            self._after_batch()
+        except Exception:
+            # They are stored: whoever has not heard of them is told by the next repair.
+            log.exception("publish_failed", events=len(events))
 
     async def _store(self, tx: Transaction, entries: Sequence[Entry]) -> Numbered:
         self._last_ms = now_ms = max(self._clock(), self._last_ms)

@@ -54,7 +54,7 @@ class Messages:
         messages, others, room = await self._database.read(work)
         new = NewDm if room is not None and room[1] == "direct" else NewMessage
         events = [
-            Event(room_id, message.seq, "new_message", encode(new(message=message)))
+            Event(room_id, message.seq, "new_message", encode(new(message=message)), message.sender_id)
             for message in map(message_of, messages)
         ]
         for event_seq, kind, body in others:

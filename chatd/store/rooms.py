@@ -103,6 +103,13 @@ class Rooms:
         row = await self._database.row(self._queries["rooms.count_of_user"], {"user_id": user_id})
         return 0 if row is None else int(row[0])
 
+    async def counts_of_users(self, user_ids: Sequence[str]) -> dict[str, int]:
+        """As `count_of_user`, for many users in one query; users without rooms are left out."""
+        rows = await self._database.rows(
+            self._queries["rooms.counts_of_users"], {"users": encode_json(user_ids).decode()}
+        )
+        return dict(rows)
+
     async def of_users(self, user_ids: Sequence[str]) -> dict[str, list[OwnRoom]]:
         """The rooms of many users in one query; users without rooms are left out."""
         rows = await self._database.rows(self._queries["rooms.of_users"], {"users": encode_json(user_ids).decode()})

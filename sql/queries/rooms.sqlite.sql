@@ -20,3 +20,12 @@ WHERE rooms.deleted_at IS NULL;
 SELECT rooms.kind, COUNT(*) FROM json_each(:rooms) AS wanted JOIN rooms ON rooms.id = wanted.value
 WHERE rooms.deleted_at IS NULL
 GROUP BY rooms.kind;
+
+-- name: counts_of_users
+-- How many rooms each of many users is in; direct conversations do not count. LIMIT: one row a user.
+SELECT room_members.user_id, COUNT(*)
+FROM json_each(:users) AS wanted
+JOIN room_members ON room_members.user_id = wanted.value
+JOIN rooms ON rooms.id = room_members.room_id
+WHERE rooms.kind <> 'direct' AND rooms.deleted_at IS NULL
+GROUP BY room_members.user_id;
