@@ -201,6 +201,11 @@ def test_upgrade_without_a_bearer_token_has_none(value: str | None) -> None:
     assert upgrade(upgrade_request("x", {"Authorization": value})).bearer_token is None
 
 
+def test_header_that_comes_in_several_lines_is_joined() -> None:
+    request = upgrade_request("x", {"X-Forwarded-For": "6.6.6.6\r\nX-Forwarded-For: 203.0.113.9"})
+    assert upgrade(request).headers["x-forwarded-for"] == "6.6.6.6, 203.0.113.9"
+
+
 def test_head_that_comes_byte_by_byte_is_read_and_what_follows_is_kept() -> None:
     handshake = Handshake()
     request = upgrade_request("x")

@@ -175,9 +175,11 @@ class Handshake:
             raise self._refused(error) from None
         if not isinstance(request, Request):
             raise BadUpgrade(plain_response(400, "This port speaks WebSocket."))
-        headers = {
-            bytes(name).decode("latin-1"): bytes(value).decode("latin-1") for name, value in request.extra_headers
-        }
+        headers: dict[str, str] = {}
+        for raw_name, raw_value in request.extra_headers:
+            name, value = bytes(raw_name).decode("latin-1"), bytes(raw_value).decode("latin-1")
+            # RFC 9110 section 5.3; each proxy may have added a line of its own.
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
         return Upgrade(target=request.target, host=request.host, headers=headers)
 
     def accept(self) -> bytes:
