@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 MIN_SECRET_BYTES: Final = 32
+#: In `http.cors_origins`: pages of any origin, without credentials.
+ANY_ORIGIN: Final = "*"
 
 
 class ConfigError(Exception):
@@ -120,8 +122,10 @@ class HttpOptions(Struct, frozen=True, kw_only=True):
     trusted_proxies: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     max_connections: Limit = 1000
+    connections_per_address: Limit = 100
     head_timeout_s: Seconds = 10
     body_timeout_s: Seconds = 30
+    body_total_s: Seconds = 60
     write_timeout_s: Seconds = 30
     idle_timeout_s: Seconds = 75
     max_json_bytes: Positive = 1_048_576
@@ -129,7 +133,7 @@ class HttpOptions(Struct, frozen=True, kw_only=True):
     metrics_token: Secret = Secret()
 
     def faults(self) -> Iterator[Fault]:
-        yield from _origin_faults("cors_origins", self.cors_origins)
+        yield from _origin_faults("cors_origins", [origin for origin in self.cors_origins if origin != ANY_ORIGIN])
         yield from _network_faults("trusted_proxies", self.trusted_proxies)
         yield from _network_faults("metrics_allow", self.metrics_allow)
 
@@ -188,6 +192,7 @@ class LimitOptions(Struct, frozen=True, kw_only=True):
     messages_per_minute: Limit = 30
     rooms_per_hour: Limit = 5
     joins_per_hour: Limit = 20
+    renames_per_hour: Limit = 5
     requests_per_minute: Limit = 120
     refusals_per_minute: Limit = 20
     sign_ins_per_hour: Limit = 10
@@ -202,7 +207,7 @@ class LimitOptions(Struct, frozen=True, kw_only=True):
     content_characters: Limit = 10_000
     metadata_bytes: Limit = 4096
     metadata_depth: Limit = 16
-    client_message_id_bytes: Limit = 64
+    client_message_id_bytes: Annotated[int, Meta(ge=0, le=64)] = 64
 
 
 class PresenceOptions(Struct, frozen=True, kw_only=True):

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import errno
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from email.utils import formatdate
 from typing import Final
 
 import trio
 
 from chatd import telemetry
-from chatd.addresses import IpNetwork, client_address
+from chatd.addresses import client_address, is_trusted, limited_as, parse_networks
+from chatd.config import ANY_ORIGIN, HttpOptions
 from chatd.errors import Refusal
 from chatd.ids import new_id
 from chatd.metrics import Metrics
@@ -58,36 +60,22 @@ _PREFLIGHT_HEADERS: Final[Headers] = (
 _EXPOSED_HEADERS: Final = "Allow, Content-Disposition, Content-Range, ETag, Retry-After, WWW-Authenticate"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpOptions:
-    """The listener's figures. `cors_origins` holds exact origins, or `"*"` for any without credentials."""
-
-    head_timeout_s: float = 10.0
-    body_timeout_s: float = 30.0
-    idle_timeout_s: float = 75.0
-    write_timeout_s: float = 30.0
-    max_json_bytes: int = 1024 * 1024
-    max_connections: int = 1_000
-    cors_origins: tuple[str, ...] = ()
-    trusted_proxies: tuple[IpNetwork, ...] = ()
-    hsts: bool = False
-
-
 async def serve_http(
     listeners: Sequence[trio.abc.Listener[trio.SocketStream]],
     handler: Handler,
     *,
     draining: trio.Event,
     options: HttpOptions | None = None,
+    hsts: bool = False,
     metrics: Metrics | None = None,
 ) -> None:
     """Serve these listeners, which become this function's own, until `draining` is set and all is answered.
 
     From then on nobody is accepted and the listeners are closed, idle connections too; requests that have begun are
     answered, each with `Connection: close`, within the timeouts of `options`. A shorter patience is the caller's:
-    cancelling closes every connection at once.
+    cancelling closes every connection at once. With `hsts` browsers are told to stay with https.
     """
-    service = HttpService(handler, draining=draining, options=options or HttpOptions(), metrics=metrics)
+    service = HttpService(handler, draining=draining, options=options or HttpOptions(), hsts=hsts, metrics=metrics)
     async with trio.open_nursery() as connections:
         async with trio.open_nursery() as accepting:
             for listener in listeners:
@@ -130,14 +118,23 @@ class HttpService:
     """What the connections of one listener share: handler, options, their number, who of them is idle."""
 
     def __init__(
-        self, handler: Handler, *, draining: trio.Event, options: HttpOptions, metrics: Metrics | None = None
+        self,
+        handler: Handler,
+        *,
+        draining: trio.Event,
+        options: HttpOptions,
+        hsts: bool = False,
+        metrics: Metrics | None = None,
     ) -> None:
         self.handler = handler
         self.metrics = metrics or Metrics()
         self.options = options
+        self.common_headers = (*_SECURITY_HEADERS, _HSTS) if hsts else _SECURITY_HEADERS
+        self.trusted_proxies = parse_networks(options.trusted_proxies)
         self.draining = draining
         self._idle: set[trio.CancelScope] = set()
         self._connections = 0
+        self._by_address: Counter[str] = Counter()
         self._refusals = 0
 
     async def serve(self, stream: trio.abc.HalfCloseableStream, *, peer: str) -> None:
@@ -148,23 +145,40 @@ class HttpService:
         """
         telemetry.bind_context(connection=new_id())
         connection = _Connection(stream, self, peer=peer)
+        address = limited_as(client_address(peer, None, ()))
+        refusal = self._refusal(address, is_proxy=is_trusted(peer, self.trusted_proxies))
         try:
-            if self._connections < self.options.max_connections:
+            if refusal is None:
                 self._connections += 1
+                self._by_address[address] += 1
                 try:
                     await connection.serve()
                 finally:
                     self._connections -= 1
+                    self._by_address[address] -= 1
+                    if not self._by_address[address]:
+                        del self._by_address[address]
             elif self._refusals < MAX_REFUSALS:
                 self._refusals += 1
                 try:
-                    await connection.refuse()
+                    await connection.refuse(refusal)
                 finally:
                     self._refusals -= 1
         except ClientGone:
             pass
         except Exception:  # The boundary: one connection's defect must not reach the nursery of all.
             log.exception("http_connection_failed")
+
+    def _refusal(self, address: str, *, is_proxy: bool) -> Response | None:
+        """Why one more connection from this address is not served. A trusted proxy brings many clients."""
+        options = self.options
+        if options.max_connections and self._connections >= options.max_connections:
+            return problem("overloaded", "Too many connections are open: try again in a moment.")
+        limit = options.connections_per_address
+        if limit and not is_proxy and self._by_address[address] >= limit:
+            detail = f"Your address has {limit} connections open; close one of them first."
+            return problem("rate_limited", detail)
+        return None
 
     async def wait_while_idle(self, read: Callable[[], Awaitable[bool]], *, timeout_s: float) -> bool:
         """`read()`, or False if the time is up or the service drains before it returns."""
@@ -190,6 +204,8 @@ class _Connection:
         self._options = service.options
         self._peer = peer
         self._http = HttpConnection()
+        #: When the body of the request that is being answered has to be complete, once it has begun.
+        self._body_due = math.inf
 
     async def serve(self) -> None:
         timeout_s = self._options.head_timeout_s
@@ -200,8 +216,8 @@ class _Connection:
                 return
             timeout_s = self._options.idle_timeout_s
 
-    async def refuse(self) -> None:
-        await self._send(problem("overloaded", "Too many connections are open: try again in a moment."), None)
+    async def refuse(self, response: Response) -> None:
+        await self._send(response, None)
         await self._linger()
 
     async def _serve_request(self) -> None:
@@ -241,26 +257,35 @@ class _Connection:
                     self._receive_part, address=self._peer, max_bytes=options.max_json_bytes
                 )
                 if request is not None:
+                    self._body_due = math.inf
                     forwarded = request.header("x-forwarded-for")
-                    return replace(request, address=client_address(self._peer, forwarded, options.trusted_proxies))
+                    trusted = self._service.trusted_proxies
+                    return replace(request, address=client_address(self._peer, forwarded, trusted))
                 await self._receive()
         raise HttpError(408, "bad_message", f"The request's head did not arrive in {options.head_timeout_s:g} s.")
 
     async def _receive_part(self) -> bytes:
-        """The next part of the request's body, given to it as its source."""
-        timeout_s = self._options.body_timeout_s
+        """The next part of the request's body, given to it as its source.
+
+        Every body is JSON as yet, which has a deadline as a whole too: one that drips would hold its place for ever.
+        """
+        options = self._options
         if go_on := self._http.take_continue():
             await self._send_all(go_on)
-        with trio.move_on_after(timeout_s):
+        now = trio.current_time()
+        self._body_due = min(self._body_due, now + options.body_total_s)
+        with trio.move_on_at(min(self._body_due, now + options.body_timeout_s)):
             while (part := self._http.next_part()) is None:
                 await self._receive()
             return part
-        raise HttpError(408, "bad_message", f"Nothing of the request's body arrived for {timeout_s:g} s.")
+        if trio.current_time() >= self._body_due:
+            raise HttpError(408, "bad_message", f"The request's body did not arrive in {options.body_total_s:g} s.")
+        raise HttpError(408, "bad_message", f"Nothing of the request's body arrived for {options.body_timeout_s:g} s.")
 
     async def _send(self, response: Response, request: Request | None) -> None:
         """Send an answer; without a request, it answers what could not be read and is the last."""
         may_keep_alive = request is not None and not self._service.draining.is_set()
-        dressed = _dress(response, request, self._options)
+        dressed = _dress(response, request, self._service)
         try:
             head = self._http.start_response(dressed, may_keep_alive=may_keep_alive)
             if isinstance(dressed.body, bytes):
@@ -317,13 +342,13 @@ def _is_preflight(request: Request, options: HttpOptions) -> bool:
     )
 
 
-def _dress(response: Response, request: Request | None, options: HttpOptions) -> Response:
+def _dress(response: Response, request: Request | None, service: HttpService) -> Response:
     """The response with the headers that every answer has; what it set itself stays."""
     origin = None if request is None else request.header("origin")
     own = {name for name, _ in response.headers}
-    common = (("date", formatdate(usegmt=True)), *_SECURITY_HEADERS, *((_HSTS,) if options.hsts else ()))
+    common = (("date", formatdate(usegmt=True)), *service.common_headers)
     added = tuple(header for header in common if header[0] not in own)
-    return replace(response, headers=(*response.headers, *added, *_cors_headers(origin, options)))
+    return replace(response, headers=(*response.headers, *added, *_cors_headers(origin, service.options)))
 
 
 def _cors_headers(origin: str | None, options: HttpOptions) -> Headers:
@@ -334,7 +359,7 @@ def _cors_headers(origin: str | None, options: HttpOptions) -> Headers:
     if not options.cors_origins:
         return ()
     exposed = ("access-control-expose-headers", _EXPOSED_HEADERS)
-    if "*" in options.cors_origins:
+    if ANY_ORIGIN in options.cors_origins:
         return () if origin is None else (("access-control-allow-origin", "*"), exposed)
     # Whether there is an Origin or not: a cache must not give one origin's answer to another.
     vary = ("vary", "Origin")

@@ -104,6 +104,10 @@ def test_file_wins_over_the_defaults(write: Callable[[str], Path]) -> None:
     assert config.websocket == WebSocketOptions()
 
 
+def test_pages_of_any_origin_may_be_let_in(write: Callable[[str], Path]) -> None:
+    assert load_config(write('[http]\ncors_origins = ["*"]'), {}).http.cors_origins == ("*",)
+
+
 def test_file_in_the_working_directory_is_found(write: Callable[[str], Path]) -> None:
     assert load_config(None, {}).http.port == 3000
     write("[http]\nport = 8080")
@@ -170,6 +174,17 @@ def test_whole_number_is_a_number_of_seconds(write: Callable[[str], Path]) -> No
                 "chatd.toml: [http] cors_origins: expected origins like https://chat.example.org, without a path, "
                 "got 'a.example'"
             ),
+        ),
+        (
+            '[websocket]\norigins = ["*"]',
+            (
+                "chatd.toml: [websocket] origins: expected origins like https://chat.example.org, without a path, "
+                "got '*'"
+            ),
+        ),
+        (
+            "[limits]\nclient_message_id_bytes = 65",
+            "chatd.toml: [limits] client_message_id_bytes: expected int <= 64, got 65",
         ),
         (
             '[http]\ntrusted_proxies = ["proxy"]',

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import io
-import ipaddress
 import json
 import logging
 import resource
@@ -20,15 +19,15 @@ import trio
 from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair
 
 from chatd import listener, telemetry
+from chatd.config import HttpOptions
 from chatd.errors import Refusal
-from chatd.listener import LINGER_S, SLICE_BYTES, Handler, HttpOptions, HttpService, serve_http
+from chatd.listener import LINGER_S, SLICE_BYTES, Handler, HttpService, serve_http
 from chatd.wire.http import ClientGone, Request, Response, json_response
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from chatd.addresses import IpNetwork
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 PATIENCE_S = 20
@@ -146,13 +145,13 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(handler: Handler, *, options: HttpOptions | None = None) -> AsyncIterator[Server]:
+async def serving(handler: Handler, *, options: HttpOptions | None = None, hsts: bool = False) -> AsyncIterator[Server]:
     """A listener on a real socket. It drains at the end, which must succeed."""
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     server = Server(listeners[0].socket.getsockname()[1], trio.Event(), trio.Event())
 
     async def serve() -> None:
-        await serve_http(listeners, handler, draining=server.draining, options=options)
+        await serve_http(listeners, handler, draining=server.draining, options=options, hsts=hsts)
         server.stopped.set()
 
     with trio.fail_after(PATIENCE_S):
@@ -162,8 +161,10 @@ async def serving(handler: Handler, *, options: HttpOptions | None = None) -> As
             server.draining.set()
 
 
-async def ask(*raw: bytes, handler: Handler = greet, options: HttpOptions | None = None) -> list[Answer]:
-    async with serving(handler, options=options) as server:
+async def ask(
+    *raw: bytes, handler: Handler = greet, options: HttpOptions | None = None, hsts: bool = False
+) -> list[Answer]:
+    async with serving(handler, options=options, hsts=hsts) as server:
         return await server.ask(*raw)
 
 
@@ -486,7 +487,7 @@ async def test_answer_has_a_date_and_the_security_headers_but_no_server() -> Non
 
 
 async def test_hsts_is_said_where_it_is_switched_on() -> None:
-    [answer] = await ask(GET, options=HttpOptions(hsts=True))
+    [answer] = await ask(GET, hsts=True)
     assert answer.headers["strict-transport-security"] == "max-age=31536000"
 
 
@@ -571,9 +572,7 @@ async def test_options_that_is_no_preflight_is_the_handlers(headers: tuple[str, 
 
 # Whose request it is
 
-LOOPBACK = ipaddress.ip_network("127.0.0.0/8")
-INNER = ipaddress.ip_network("10.0.0.0/8")
-INNER6 = ipaddress.ip_network("fd00::/8")
+LOOPBACK, INNER, INNER6 = "127.0.0.0/8", "10.0.0.0/8", "fd00::/8"
 
 
 @pytest.mark.parametrize(
@@ -588,13 +587,15 @@ INNER6 = ipaddress.ip_network("fd00::/8")
         ((LOOPBACK,), ["X-Forwarded-For: 198.51.100.1", "X-Forwarded-For: 203.0.113.9"], "203.0.113.9"),
         ((LOOPBACK, INNER6), ["X-Forwarded-For: 2001:DB8::0:1, fd00::1"], "2001:db8::1"),
         ((LOOPBACK,), ["X-Forwarded-For: ::ffff:203.0.113.9"], "203.0.113.9"),
-        ((LOOPBACK,), ["X-Forwarded-For: <script>, 203.0.113.9, unknown,,"], "203.0.113.9"),
+        ((LOOPBACK,), ["X-Forwarded-For: <script>, 203.0.113.9"], "203.0.113.9"),
+        ((LOOPBACK,), ["X-Forwarded-For: 203.0.113.9, unknown"], "127.0.0.1"),
+        ((LOOPBACK,), ["X-Forwarded-For: 198.51.100.1, 203.0.113.9:4711"], "203.0.113.9"),
         ((LOOPBACK,), ["X-Forwarded-For: fe80::1%<script>"], "fe80::1"),
         ((LOOPBACK,), ["X-Forwarded-For: unknown"], "127.0.0.1"),
-        ((LOOPBACK, INNER), ["X-Forwarded-For: 10.0.0.2, 10.0.0.1"], "127.0.0.1"),
+        ((LOOPBACK, INNER), ["X-Forwarded-For: 10.0.0.2, 10.0.0.1"], "10.0.0.2"),
     ],
 )
-async def test_address_is_the_clients(trusted: tuple[IpNetwork, ...], headers: list[str], address: str) -> None:
+async def test_address_is_the_clients(trusted: tuple[str, ...], headers: list[str], address: str) -> None:
     async def tell(request: Request) -> Response:
         return Response(200, body=request.address.encode())
 
@@ -617,6 +618,36 @@ async def test_connection_past_the_bound_is_told_to_come_back() -> None:
             assert (await read_answer(first)).status == 200
             await first.send_eof()
             assert await read_all(first) == b""
+        assert (await server.ask(GET))[0].status == 200
+
+
+async def test_no_connections_at_most_means_no_limit() -> None:
+    options = HttpOptions(max_connections=0, connections_per_address=0)
+    async with serving(greet, options=options) as server, await server.connect() as first:
+        await first.send_all(GET)
+        assert (await read_answer(first)).status == 200
+        assert (await server.ask(GET))[0].status == 200
+
+
+async def test_address_has_so_many_connections_and_one_more_when_one_has_gone() -> None:
+    async with serving(greet, options=HttpOptions(connections_per_address=1)) as server:
+        async with await server.connect() as first:
+            await first.send_all(GET)
+            await read_answer(first)
+            [refused] = await server.ask(GET)
+            assert (refused.status, refused.headers["connection"]) == (429, "close")
+            assert (refused.headers["retry-after"], refused.problem["code"]) == ("1", "rate_limited")
+            assert "1 connections" in refused.problem["detail"]
+            await first.send_eof()
+            assert await read_all(first) == b""
+        assert (await server.ask(GET))[0].status == 200
+
+
+async def test_trusted_proxy_brings_as_many_connections_as_it_likes() -> None:
+    options = HttpOptions(connections_per_address=1, trusted_proxies=("127.0.0.1",))
+    async with serving(greet, options=options) as server, await server.connect() as first:
+        await first.send_all(GET)
+        await read_answer(first)
         assert (await server.ask(GET))[0].status == 200
 
 
@@ -818,11 +849,22 @@ async def test_body_without_progress_is_refused(autojump_clock: MockClock) -> No
         assert (answer.status, answer.headers["connection"], trio.current_time()) == (408, "close", 30)
 
 
-async def test_body_that_makes_progress_has_all_the_time_it_needs(autojump_clock: MockClock) -> None:
+async def test_body_that_makes_progress_has_its_whole_time(autojump_clock: MockClock) -> None:
     async with connected(echo) as peer:
-        await peer.send(with_headers("Content-Length: 9", method="POST"))
-        await peer.drip(b"ninechars", every_s=29)
-        assert (await read_answer(peer.stream)).body == b"ninechars"
+        for _ in range(2):
+            await peer.send(with_headers("Content-Length: 3", method="POST"))
+            await peer.drip(b"abc", every_s=29)
+            assert (await read_answer(peer.stream)).body == b"abc"
+
+
+async def test_body_that_drips_is_refused_after_its_time(autojump_clock: MockClock) -> None:
+    async with connected(echo) as peer, trio.open_nursery() as nursery:
+        await peer.send(with_headers("Content-Length: 999", method="POST"))
+        nursery.start_soon(partial(peer.drip, b"x" * 999, every_s=1))
+        answer = await read_answer(peer.stream)
+        assert (answer.status, answer.headers["connection"], trio.current_time()) == (408, "close", 60)
+        assert "60 s" in answer.problem["detail"]
+        nursery.cancel_scope.cancel()
 
 
 async def test_chunk_framing_alone_is_no_progress(autojump_clock: MockClock) -> None:
