@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chatd.chat.forms import (
+    MAX_OFFSET,
     MAX_PAGE,
     Login,
     MessageForm,
@@ -87,14 +88,17 @@ def test_page_has_its_defaults() -> None:
 
 
 def test_page_is_read_from_its_parameters() -> None:
-    page = read_page({"limit": "7", "offset": "3", "beforeSeq": "9"}, default_limit=50)
-    assert (page.limit, page.offset, page.before_seq, page.after_seq) == (7, 3, 9, None)
+    page = read_page({"limit": "7", "beforeSeq": "9"}, default_limit=50)
+    assert (page.limit, page.offset, page.before_seq, page.after_seq) == (7, 0, 9, None)
+    assert read_page({"offset": "3"}, default_limit=50).offset == 3
     assert read_page({"afterSeq": "0"}, default_limit=50).after_seq == 0
     assert read_page({"lastMessageId": "x"}, default_limit=50).last_message_id == "x"
     assert read_page({"after": "x"}, default_limit=50).after_id == "x"
 
 
-@pytest.mark.parametrize("limit", ["0", str(MAX_PAGE + 1), "-1", "", "ten", "1.5", "٣", "1e3", "9" * 1000])
+@pytest.mark.parametrize(
+    "limit", ["0", str(MAX_PAGE + 1), "-1", "", "ten", "1.5", "٣", "1e3", "9" * 1000, "0" * 20 + "9" * 9]
+)
 def test_limit_is_a_number_from_1_to_100(limit: str) -> None:
     assert page_refusal(limit=limit) == "The parameter `limit` is a number from 1 to 100."
 
@@ -102,6 +106,18 @@ def test_limit_is_a_number_from_1_to_100(limit: str) -> None:
 @pytest.mark.parametrize("name", ["offset", "beforeSeq", "afterSeq"])
 def test_other_numbers_of_a_page_are_named_too(name: str) -> None:
     assert f"`{name}`" in page_refusal(**{name: "-1"})
+
+
+@pytest.mark.parametrize("offset", [str(MAX_OFFSET + 1), "0" * 20 + "1", "0" * 5000 + "9" * 5000])
+def test_offset_leads_only_so_far(offset: str) -> None:
+    assert read_page({"offset": str(MAX_OFFSET)}, default_limit=50).offset == MAX_OFFSET == 10_000
+    sentence = "The parameter `offset` is a number from 0 to 10000; further on use the cursors of the answer."
+    assert page_refusal(offset=offset) == sentence
+
+
+@pytest.mark.parametrize("cursor", ["beforeSeq", "afterSeq", "lastMessageId", "after"])
+def test_offset_stands_beside_no_cursor(cursor: str) -> None:
+    assert f"`{cursor}`, `offset`" in page_refusal(**{cursor: "1", "offset": "0"})
 
 
 def test_a_page_has_one_cursor() -> None:
