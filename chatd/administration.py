@@ -17,6 +17,7 @@ from chatd.credentials import find_signing_secrets
 from chatd.errors import Refusal, bad_fields
 from chatd.records import format_time
 from chatd.server import bind, open_chat
+from chatd.store.accounts import NewPassword
 from chatd.store.migrations import migrate, read_migrations, read_state
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ async def disable_user(config: Config, username: str) -> str:
     async with open_chat(config) as chat:
         account = await _account(chat, username)
         await chat.accounts.disable(account.id, chat.clock())
-        return f"{account.username} is disabled; tokens already given end within {config.auth.access_minutes} minutes."
+        return f"{account.username} is disabled; " + _until_tokens_end(config)
 
 
 async def set_password(config: Config, username: str, password: str) -> str:
@@ -108,8 +109,16 @@ async def set_password(config: Config, username: str, password: str) -> str:
         if fault := accounts.password_fault(password, config.auth.min_password_length):
             raise bad_fields({"password": fault})
         hashed = await chat.passwords.hash(password)
-        await chat.accounts.change_password(account.id, hashed, spared_session_id="", now_ms=chat.clock())
-        return f"The password of {account.username} is changed and all of their sessions are ended."
+        await chat.accounts.change(account.id, None, NewPassword(hashed), now_ms=chat.clock())
+        return (
+            f"The password of {account.username} is changed and all of their sessions are ended; "
+            + _until_tokens_end(config)
+        )
+
+
+def _until_tokens_end(config: Config) -> str:
+    """What a running daemon, which hears nothing of it, makes of what was done."""
+    return f"live connections and tokens already given end within {config.auth.access_minutes} minutes."
 
 
 async def issue_token(config: Config, username: str) -> str:

@@ -26,6 +26,7 @@ from chatd.backends import StartFault, check_back_ends, open_database, prepare_s
 from chatd.bus.hub import HubOptions, open_hub
 from chatd.bus.local import LocalBus
 from chatd.bus.port import Event, Notice
+from chatd.chat.accounts import DAY_MS
 from chatd.chat.catchup import follow
 from chatd.chat.context import Arrival, Chat, Options, rates_of
 from chatd.chat.routes import answer
@@ -219,6 +220,8 @@ async def _keep_up(chat: Chat, facts: Facts) -> None:
             if trio.current_time() >= next_cleaning:
                 next_cleaning = trio.current_time() + 3600
                 await chat.accounts.forget_sessions(chat.clock() - FORGET_SESSIONS_MS)
+                # So long after its use a token would have expired: that it comes back tells nothing any more.
+                await chat.accounts.forget_spent_tokens(chat.clock() - chat.options.auth.refresh_days * DAY_MS)
         except Refusal as refusal:
             log.warning("upkeep_failed", detail=refusal.detail)
 

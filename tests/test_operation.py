@@ -284,3 +284,45 @@ async def test_calls_of_a_user_are_limited_whatever_the_address(tmp_path: Path) 
         # without a token it is the address that counts, and it has registered once
         unknown = [(await daemon.http("POST", "/api/auth/refresh", {"refreshToken": "x"})).status for _ in range(3)]
         assert unknown == [401, 401, 429]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "token", "status"),
+    [
+        ("GET", "/api/users/me", None, 401),
+        ("GET", "/api/users/me", "bad", 401),
+        ("GET", "/api/nothing", None, 404),
+        ("DELETE", "/api/users/me", None, 405),
+    ],
+)
+async def test_calls_that_lead_nowhere_are_limited_by_address(
+    tmp_path: Path, method: str, path: str, token: str | None, status: int
+) -> None:
+    async with open_daemon(tmp_path, LIMITS_API_PER_MINUTE="3", HTTP_TRUSTED_PROXIES="127.0.0.1") as daemon:
+
+        async def ask(address: str) -> int:
+            answer = await daemon.http(method, path, token=token, headers={"X-Forwarded-For": address})
+            return answer.status
+
+        # addresses of one IPv6 subscriber are one
+        assert [await ask(f"2001:db8::{number}") for number in range(4)] == [status] * 3 + [429]
+        assert await ask("2001:db8:0:1::1") == status
+
+
+async def test_sign_ins_of_one_ipv6_subscriber_are_limited_together(tmp_path: Path) -> None:
+    async with open_daemon(tmp_path, LIMITS_SIGN_INS_PER_HOUR="2", HTTP_TRUSTED_PROXIES="127.0.0.1") as daemon:
+        body = {"email": "ada@example.org", "password": "wrong"}
+        statuses = [
+            (await daemon.http("POST", "/api/auth/login", body, headers={"X-Forwarded-For": f"2001:db8::{end}"})).status
+            for end in ("1", "2", "3", "1:0:0:0")
+        ]
+        assert statuses == [401, 401, 429, 429]
+
+
+async def test_refused_paths_and_methods_are_counted(daemon: Daemon) -> None:
+    before = await numbers(daemon)
+    await daemon.http("GET", "/api/nothing")
+    await daemon.http("DELETE", "/api/rooms")
+    change = await moved(daemon, before)
+    assert change['chat_errors_total{code="not_found"}'] == 1
+    assert change['chat_errors_total{code="bad_message"}'] == 1

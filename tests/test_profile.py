@@ -73,6 +73,30 @@ async def test_name_of_another_is_a_conflict_and_changes_nothing(daemon: Daemon)
     assert (await daemon.http("POST", "/api/auth/login", body)).status == 200
 
 
+async def test_profile_and_password_change_together_or_not_at_all(daemon: Daemon) -> None:
+    ada = await daemon.register("ada")
+    answer = await change(
+        daemon, ada, displayName="Ada L.", username="countess", password="new horse 1", oldPassword="correct horse"
+    )
+    assert (answer.status, answer.json()["username"], answer.json()["displayName"]) == (200, "countess", "Ada L.")
+    for password, status in (("correct horse", 401), ("new horse 1", 200)):
+        body = {"email": "ada@example.org", "password": password}
+        assert (await daemon.http("POST", "/api/auth/login", body)).status == status
+
+
+async def test_name_can_be_changed_so_often_in_an_hour(tmp_path: Path) -> None:
+    async with open_daemon(tmp_path, LIMITS_RENAMES_PER_HOUR="2") as daemon:
+        ada, bob = await daemon.register("ada"), await daemon.register("bob")
+        assert [(await change(daemon, ada, username=f"ada{number}")).status for number in range(2)] == [200, 200]
+        refused = await change(daemon, ada, username="ada2", statusMessage="new")
+        assert (refused.status, refused.json()["code"]) == (429, "rate_limited")
+        assert 0 < refused.json()["retryAfterMs"] <= 1_800_000
+        # what does not change the name goes on, and so do others
+        profile = (await change(daemon, ada, username="ada1", displayName="Ada L.")).json()
+        assert (profile["username"], profile["displayName"], "statusMessage" in profile) == ("ada1", "Ada L.", False)
+        assert (await change(daemon, bob, username="bob2")).status == 200
+
+
 async def test_own_name_can_change_its_case(daemon: Daemon) -> None:
     ada = await daemon.register("ada")
     assert (await change(daemon, ada, username="Ada")).json()["username"] == "Ada"

@@ -13,15 +13,16 @@ from typing import Final
 from email_validator import EmailNotValidError, validate_email
 
 from chatd import telemetry
+from chatd.addresses import limited_as
 from chatd.bus.port import Notice
 from chatd.chat.context import Chat, take
 from chatd.errors import Refusal, bad_fields
 from chatd.ids import new_id
 from chatd.passwords import MAX_PASSWORD_BYTES
 from chatd.records import User, format_time, format_time_or_none
-from chatd.store.accounts import Account, NewSession, Standing
+from chatd.store.accounts import Account, NewPassword, NewSession, Profile, Standing
 from chatd.store.database import Conflict
-from chatd.tokens import hash_refresh_token, new_refresh_token
+from chatd.tokens import Claims, hash_refresh_token, new_refresh_token
 
 log = telemetry.get_logger(__name__)
 
@@ -63,7 +64,7 @@ async def register(chat: Chat, origin: Origin, *, email: str, username: str, pas
     """Make an account and sign in. Raises `Refusal`: `bad_message` with every failing field, `conflict`."""
     if not chat.options.features.registration:
         raise Refusal("feature_disabled", "Registration is switched off on this server; ask its administrator.")
-    await take(chat, "sign-ins:" + origin.address, chat.rates.sign_ins, _TOO_MANY)
+    await take(chat, "sign-ins:" + limited_as(origin.address), chat.rates.sign_ins, _TOO_MANY)
     account = await add_account(chat, email=email, username=username, password=password)
     log.info("registered", user=account.id, address=origin.address)
     return await sign_in(chat, origin, account)
@@ -135,7 +136,7 @@ def password_fault(password: str, min_characters: int) -> str | None:
 
 async def login(chat: Chat, origin: Origin, *, email: str, password: str) -> Grant:
     """Sign in. An unknown email and a wrong password get the same answer in the same time."""
-    await take(chat, "sign-ins:" + origin.address, chat.rates.sign_ins, _TOO_MANY)
+    await take(chat, "sign-ins:" + limited_as(origin.address), chat.rates.sign_ins, _TOO_MANY)
     try:
         account = await chat.accounts.by_email(normal_email(email))
     except ValueError:
@@ -203,9 +204,8 @@ async def logout(chat: Chat, caller: Caller, *, everywhere: bool) -> None:
     chat.bus.announce(Notice("session_revoked", caller.user_id, session_id=session_id))
 
 
-async def identify(chat: Chat, token: str) -> Caller:
-    """Who an access token stands for. Raises `Refusal` if it, its session or its account is not good any more."""
-    claims = chat.tokens.read(token, chat.clock())
+async def identify(chat: Chat, claims: Claims) -> Caller:
+    """Who an access token stands for. Raises `Refusal` if its session or its account is not good any more."""
     standing = (await chat.accounts.standings([claims.session_id])).get(claims.session_id)
     check_standing(standing, claims.user_id)
     assert standing is not None
@@ -246,18 +246,25 @@ async def change_account(chat: Chat, account: Account, caller: Caller, change: A
     """
     if faults := _faults(change, chat.options.auth.min_password_length):
         raise bad_fields(faults)
+    password = None
     if change.password is not None:
         await take(chat, "passwords:" + account.id, chat.rates.sign_ins, _TOO_MANY)
         if not await chat.passwords.check(change.old_password or "", account.password_hash):
             raise Refusal("forbidden", "The old password is wrong.", fields={"oldPassword": "is wrong"})
-    changed = await _change_profile(chat, account, change)
-    if change.password is not None:
-        await chat.accounts.change_password(
-            account.id,
-            await chat.passwords.hash(change.password),
-            spared_session_id=caller.session_id,
-            now_ms=chat.clock(),
-        )
+        password = NewPassword(await chat.passwords.hash(change.password), caller.session_id)
+    changed = _with_profile(account, change)
+    new_name = changed.username if changed.username != account.username else None
+    if new_name is not None:
+        detail = f"You may change your name {chat.rates.renames.burst} times an hour; wait a little."
+        await take(chat, "renames:" + account.id, chat.rates.renames, detail)
+    profile = None if changed is account else Profile.of(changed)
+    try:
+        await chat.accounts.change(account.id, profile, password, now_ms=chat.clock())
+    except Conflict:
+        raise conflict(["username"]) from None
+    if profile is not None:
+        chat.bus.announce(Notice("profile_changed", account.id, username=new_name))
+    if password is not None:
         chat.bus.announce(Notice("session_revoked", account.id, spared_session_id=caller.session_id))
     return changed
 
@@ -274,23 +281,17 @@ def _faults(change: AccountChange, min_password_length: int) -> dict[str, str]:
     return faults
 
 
-async def _change_profile(chat: Chat, account: Account, change: AccountChange) -> Account:
+def _with_profile(account: Account, change: AccountChange) -> Account:
+    """The account with its new profile; the very same one if nothing of it is given."""
     username, display_name, status_message = change.username, change.display_name, change.status_message
     if username is display_name is status_message is None:
         return account
-    changed = replace(
+    return replace(
         account,
         username=account.username if username is None else username,
         display_name=account.display_name if display_name is None else display_name or None,
         status_message=account.status_message if status_message is None else status_message or None,
     )
-    try:
-        await chat.accounts.change_profile(changed, changed.username.casefold(), chat.clock())
-    except Conflict:
-        raise conflict(["username"]) from None
-    username = changed.username if changed.username != account.username else None
-    chat.bus.announce(Notice("profile_changed", account.id, username=username))
-    return changed
 
 
 def profile(account: Account, *, is_own: bool) -> User:

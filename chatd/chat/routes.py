@@ -1,6 +1,7 @@
 """Every path of the HTTP side: who may ask, and the rule that answers it. Source: spec/http.md.
 
-`answer` finds the route, checks the token, takes the call from its caller's budget and runs the rule. The rules are the
+`answer` finds the route, reads the token, takes the call from its caller's budget, sees that the session stands and
+runs the rule. The rules are the
 same functions as behind the WebSocket side; here they are only fed from a request and put into JSON.
 """
 
@@ -8,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
+from chatd.addresses import limited_as
 from chatd.chat import accounts, rooms
 from chatd.chat.accounts import AccountChange, Caller, Grant, Origin
 from chatd.chat.context import Chat, take
@@ -21,6 +23,9 @@ from chatd.errors import Refusal
 from chatd.records import encode_json
 from chatd.store.messages import NO_SEQ
 from chatd.wire.http import Request, Response, json_response, problem
+
+if TYPE_CHECKING:
+    from chatd.tokens import Claims
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +230,33 @@ ROUTES: Final = (
 
 
 async def answer(chat: Chat, request: Request) -> Response:
-    """Answer one request. Raises `Refusal`, which the listener makes a problem of."""
+    """Answer one request. Raises `Refusal`, which the listener makes a problem of.
+
+    A call of the API is taken from its caller's budget before the database is asked anything: from the user's where
+    the token is good, else from the address's.
+    """
+    found, allowed = _find(request)
+    claims, refusal = None, None
+    if found is not None and not found[0].is_open:
+        try:
+            claims = _claims(chat, request)
+        except Refusal as bad:
+            refusal = bad
+    if request.path.startswith("/api/"):
+        budget = "api:" + (claims.user_id if claims else limited_as(request.address))
+        detail = f"You may make {chat.rates.api.burst} calls a minute; wait a little."
+        await take(chat, budget, chat.rates.api, detail)
+    if refusal is not None:
+        raise refusal
+    if found is None:
+        return _nothing_here(chat, request, allowed)
+    route, variable = found
+    caller = await accounts.identify(chat, claims) if claims else None
+    return await route.rule(chat, Call(request, variable, caller))
+
+
+def _find(request: Request) -> tuple[tuple[Route, tuple[str, ...]] | None, set[str]]:
+    """The route with the variable parts of its path, or else the methods that the path takes."""
     method = "GET" if request.method == "HEAD" else request.method
     parts = request.path.split("/")
     allowed: set[str] = set()
@@ -234,28 +265,24 @@ async def answer(chat: Chat, request: Request) -> Response:
         if variable is None:
             continue
         if route.method == method:
-            return await _run(chat, route, request, variable)
+            return (route, variable), set()
         allowed |= {"GET", "HEAD"} if route.method == "GET" else {route.method}
-    if allowed:
-        detail = f"This path does not take {request.method[:20]}; it takes {', '.join(sorted(allowed))}."
-        return problem("bad_message", detail, status=405, headers=(("allow", ", ".join(sorted(allowed))),))
-    raise Refusal("not_found", "There is nothing at this path.")
+    return None, allowed
 
 
-async def _run(chat: Chat, route: Route, request: Request, variable: tuple[str, ...]) -> Response:
-    caller = None if route.is_open else await _caller(chat, request)
-    if request.path.startswith("/api/"):
-        budget = "api:" + (caller.user_id if caller else request.address)
-        detail = f"You may make {chat.rates.api.burst} calls a minute; wait a little."
-        await take(chat, budget, chat.rates.api, detail)
-    return await route.rule(chat, Call(request, variable, caller))
+def _nothing_here(chat: Chat, request: Request, allowed: set[str]) -> Response:
+    if not allowed:
+        raise Refusal("not_found", "There is nothing at this path.")
+    chat.metrics.errors["bad_message"].inc()
+    detail = f"This path does not take {request.method[:20]}; it takes {', '.join(sorted(allowed))}."
+    return problem("bad_message", detail, status=405, headers=(("allow", ", ".join(sorted(allowed))),))
 
 
-async def _caller(chat: Chat, request: Request) -> Caller:
-    """Who asks, by the token. Raises `Refusal`: `unauthenticated`, `token_expired`, `forbidden`."""
+def _claims(chat: Chat, request: Request) -> Claims:
+    """What the token says, its signature and life checked. Raises `Refusal`: `unauthenticated`, `token_expired`."""
     scheme, _, token = (request.header("authorization") or "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise Refusal(
             "unauthenticated", "Send the header `Authorization: Bearer TOKEN`; POST /api/auth/login gives one."
         )
-    return await accounts.identify(chat, token.strip())
+    return chat.tokens.read(token.strip(), chat.clock())

@@ -59,6 +59,29 @@ class NewSession(NamedTuple):
     expires_at: int
 
 
+class Profile(NamedTuple):
+    """What users say of themselves."""
+
+    username: str
+    username_key: str
+    display_name: str | None
+    status_message: str | None
+
+    @classmethod
+    def of(cls, account: Account) -> Profile:
+        return cls(account.username, account.username.casefold(), account.display_name, account.status_message)
+
+
+class NewPassword(NamedTuple):
+    """A password's hash, and the one session that does not end with the old password (none: empty)."""
+
+    hash: str
+    spared_session_id: str = ""
+
+    def __repr__(self) -> str:
+        return "NewPassword(…)"
+
+
 class Taken(NamedTuple):
     """Which of two unique names are in use by others."""
 
@@ -96,10 +119,6 @@ class Accounts:
         row = await self._database.row(self._queries["accounts.by_id"], {"id": user_id})
         return None if row is None else Account(*row)
 
-    async def by_ids(self, user_ids: Sequence[str]) -> list[Account]:
-        ids = encode_json(user_ids).decode()
-        return [Account(*row) for row in await self._database.rows(self._queries["accounts.by_ids"], {"ids": ids})]
-
     async def by_email(self, email: str) -> Account | None:
         row = await self._database.row(self._queries["accounts.by_email"], {"email": email})
         return None if row is None else Account(*row)
@@ -113,27 +132,21 @@ class Accounts:
         rows = await self._database.rows(self._queries["accounts.page"], {"after": after, "limit": limit})
         return [Account(*row) for row in rows]
 
-    async def change_profile(self, account: Account, username_key: str, now_ms: int) -> None:
-        """Store username, display name and status message. Raises `Conflict` if the username is taken."""
-        query = self._queries["accounts.change_profile"]
-        params: Params = {
-            "id": account.id,
-            "username": account.username,
-            "username_key": username_key,
-            "display_name": account.display_name,
-            "status_message": account.status_message,
-            "now": now_ms,
-        }
-        await self._database.transaction(lambda tx: tx.run(query, params))
+    async def change(self, user_id: str, profile: Profile | None, password: NewPassword | None, *, now_ms: int) -> None:
+        """Store what is given, together; a new password ends every session of the user but the spared one.
 
-    async def change_password(self, user_id: str, password_hash: str, *, spared_session_id: str, now_ms: int) -> None:
-        """Store a new password and end every session of the user but one, together."""
+        Raises `Conflict` if the username is taken.
+        """
 
         async def work(tx: Transaction) -> None:
-            changed: Params = {"id": user_id, "password_hash": password_hash, "now": now_ms}
-            await tx.run(self._queries["accounts.change_password"], changed)
-            ended: Params = {"user_id": user_id, "spared_id": spared_session_id, "now": now_ms}
-            await tx.run(self._queries["accounts.revoke_sessions"], ended)
+            if profile is not None:
+                named: Params = {"id": user_id, **profile._asdict(), "now": now_ms}
+                await tx.run(self._queries["accounts.change_profile"], named)
+            if password is not None:
+                changed: Params = {"id": user_id, "password_hash": password.hash, "now": now_ms}
+                await tx.run(self._queries["accounts.change_password"], changed)
+                ended: Params = {"user_id": user_id, "spared_id": password.spared_session_id, "now": now_ms}
+                await tx.run(self._queries["accounts.revoke_sessions"], ended)
 
         await self._database.transaction(work)
 
@@ -215,3 +228,14 @@ class Accounts:
         """Remove sessions that expired before a time."""
         query = self._queries["accounts.forget_sessions"]
         await self._database.transaction(lambda tx: tx.run(query, {"before": before_ms}))
+
+    async def forget_spent_tokens(self, before_ms: int) -> None:
+        """Remove refresh tokens that were used before a time; a reader finds them, so that no writing waits for it."""
+        finding = self._queries["accounts.spent_before"]
+        while rows := await self._database.rows(finding, {"before": before_ms}):
+            hashes = encode_json([row[0] for row in rows]).decode()
+            await self._forget_spent(hashes)
+
+    async def _forget_spent(self, hashes: str) -> None:
+        query = self._queries["accounts.forget_spent"]
+        await self._database.transaction(lambda tx: tx.run(query, {"hashes": hashes}))

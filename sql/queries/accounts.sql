@@ -77,3 +77,7 @@ WHERE user_id = :user_id AND id <> :spared_id AND revoked_at IS NULL;
 -- name: forget_sessions
 -- Sessions that ended long ago, with their spent tokens.
 DELETE FROM user_sessions WHERE expires_at < :before;
+
+-- name: spent_before
+-- Some refresh tokens that were used long ago, when they would have expired by now anyway.
+SELECT refresh_hash FROM spent_refresh_tokens WHERE spent_at < :before LIMIT 1000;
