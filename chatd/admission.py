@@ -1,6 +1,8 @@
 """Who is let in at the door: connections a node and an address, and how many new ones a second.
 
-Decided before the upgrade is accepted, sync, and told with a status and a time to come back.
+Decided before the upgrade is accepted, sync, and told with a status and a time to come back. An address counts from
+the moment of its connection, so that half-open ones of one address cannot take all places; only whom a trusted proxy
+speaks for is known later.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from chatd.addresses import limited_as
 from chatd.rates import Rate, spend
 
 if TYPE_CHECKING:
@@ -37,6 +40,8 @@ class Admission:
         self._by_address: Counter[str] = Counter()
         self._full_at = 0.0
         self.count = 0
+        #: Those who were refused and are being told why.
+        self.lingering = 0
         #: Connections that were ever let in.
         self.ever = 0
         self.is_draining = False
@@ -61,6 +66,7 @@ class Admission:
 
     def enter_address(self, address: str) -> NotAdmitted | None:
         """Count an address in, once it is known, which `leave_address` must count out again."""
+        address = limited_as(address)
         limit = self.limits.connections_per_address
         if limit and self._by_address[address] >= limit:
             detail = f"Your address has {limit} connections; close one of them first."
@@ -69,6 +75,7 @@ class Admission:
         return None
 
     def leave_address(self, address: str) -> None:
+        address = limited_as(address)
         self._by_address[address] -= 1
         if self._by_address[address] <= 0:
             del self._by_address[address]

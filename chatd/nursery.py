@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from chatd import telemetry
-from chatd.addresses import IpNetwork, client_address
+from chatd.addresses import IpNetwork, client_address, is_trusted
 from chatd.admission import Admission, NotAdmitted
 from chatd.connection import Connection
 from chatd.errors import CloseCode
@@ -40,6 +40,8 @@ TCPI_BYTES_ACKED_AT: Final = 120
 _OUT_OF: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 #: Seconds in which a client that is refused or failed may read why.
 LINGER_S: Final = 1.0
+#: Clients that are told why they are refused; past these they are closed without a word.
+MAX_LINGERING: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +99,18 @@ async def _serve_socket(sock: socket.socket, peer: str, door: Door) -> None:
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if (refused := door.admission.enter()) is not None:
+        if is_trusted(peer, door.trusted_proxies):
+            # Whom it speaks for stands in the head of the request.
+            await _admit(sock, peer, door, is_proxy=True)
+            return
+        address = client_address(peer, None, ())
+        if (refused := door.admission.enter_address(address)) is not None:
             await _turn_away(sock, door, refused)
             return
         try:
-            await _serve_admitted(sock, peer, door)
+            await _admit(sock, address, door, is_proxy=False)
         finally:
-            door.admission.leave()
+            door.admission.leave_address(address)
     except OSError as error:
         log.debug("connection_lost", detail=str(error))
     except Exception:
@@ -114,7 +121,17 @@ async def _serve_socket(sock: socket.socket, peer: str, door: Door) -> None:
         sock.close()
 
 
-async def _serve_admitted(sock: socket.socket, peer: str, door: Door) -> None:
+async def _admit(sock: socket.socket, peer: str, door: Door, *, is_proxy: bool) -> None:
+    if (refused := door.admission.enter()) is not None:
+        await _turn_away(sock, door, refused)
+        return
+    try:
+        await _serve_admitted(sock, peer, door, is_proxy=is_proxy)
+    finally:
+        door.admission.leave()
+
+
+async def _serve_admitted(sock: socket.socket, peer: str, door: Door, *, is_proxy: bool) -> None:
     handshake = Handshake()
     upgrade = None
     scope = trio.move_on_after(door.options.handshake_timeout_s)
@@ -124,7 +141,7 @@ async def _serve_admitted(sock: socket.socket, peer: str, door: Door) -> None:
             upgrade = await _read_upgrade(sock, handshake)
     except BadUpgrade as bad:
         door.metrics.refused_upgrades["bad_request"].inc()
-        await _send_and_linger(sock, bad.answer)
+        await _send_and_linger(sock, door, bad.answer)
         return
     finally:
         door.upgrading.discard(scope)
@@ -132,16 +149,19 @@ async def _serve_admitted(sock: socket.socket, peer: str, door: Door) -> None:
         door.metrics.refused_upgrades["timeout"].inc()
         return
     address = client_address(peer, upgrade.headers.get("x-forwarded-for"), door.trusted_proxies)
-    refused = _check_origin(upgrade, door.options.origins) or door.admission.enter_address(address)
+    refused = _check_origin(upgrade, door.options.origins)
+    if refused is None and is_proxy:
+        refused = door.admission.enter_address(address)
     if refused is not None:
         door.metrics.refused_upgrades[refused.reason].inc()
         headers = [("Retry-After", str(refused.retry_after_s))] if refused.retry_after_s else []
-        await _send_and_linger(sock, handshake.reject(refused.status, refused.detail, headers=headers))
+        await _send_and_linger(sock, door, handshake.reject(refused.status, refused.detail, headers=headers))
         return
     try:
         await _serve_upgraded(sock, address, door, handshake, upgrade)
     finally:
-        door.admission.leave_address(address)
+        if is_proxy:
+            door.admission.leave_address(address)
 
 
 async def _read_upgrade(sock: socket.socket, handshake: Handshake) -> Upgrade | None:
@@ -234,15 +254,21 @@ async def _turn_away(sock: socket.socket, door: Door, refused: NotAdmitted) -> N
     """Refuse before anything was read: there is no time for reading when too many come at once."""
     door.metrics.refused_upgrades[refused.reason].inc()
     retry = b"Retry-After: %d\r\n" % refused.retry_after_s
-    await _send_and_linger(sock, plain_response(refused.status, refused.detail, extra=retry))
+    await _send_and_linger(sock, door, plain_response(refused.status, refused.detail, extra=retry))
 
 
-async def _send_and_linger(sock: socket.socket, answer: bytes) -> None:
+async def _send_and_linger(sock: socket.socket, door: Door, answer: bytes) -> None:
     """Send a last answer, which fits into a new socket's buffer, and let the client read it before closing."""
-    sock.send(answer)
-    sock.shutdown(socket.SHUT_WR)
-    with trio.move_on_after(LINGER_S):
-        while True:
-            await trio.lowlevel.wait_readable(sock)
-            if not sock.recv(16 * 1024):
-                return
+    if door.admission.lingering >= MAX_LINGERING:
+        return
+    door.admission.lingering += 1
+    try:
+        sock.send(answer)
+        sock.shutdown(socket.SHUT_WR)
+        with trio.move_on_after(LINGER_S):
+            while True:
+                await trio.lowlevel.wait_readable(sock)
+                if not sock.recv(16 * 1024):
+                    return
+    finally:
+        door.admission.lingering -= 1

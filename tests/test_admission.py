@@ -58,6 +58,14 @@ def test_address_has_a_bound_of_its_own() -> None:
     assert reason(admission.enter_address("a")) == ("address_full", 429)
 
 
+def test_addresses_of_one_ipv6_subscriber_are_one() -> None:
+    admission = Admission(LimitOptions(connections_per_address=2), Clock())
+    assert [reason(admission.enter_address(f"2001:db8::{end}")) for end in "123"] == [None, None, ("address_full", 429)]
+    assert admission.enter_address("2001:db8:0:1::1") is None
+    admission.leave_address("2001:db8::2")
+    assert admission.enter_address("2001:db8::3") is None
+
+
 def test_addresses_that_left_are_forgotten() -> None:
     admission = Admission(LimitOptions(), Clock())
     for number in range(100):

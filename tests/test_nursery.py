@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from chatd.nursery import LINGER_S
 from tests.daemon import start_process
 from tests.rawclient import RawClient, message, open_raw, read_head, upgrade_request
 from tests.stopped import StoppedDoor, open_door
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
 
 def reset(stream: trio.SocketStream) -> None:
@@ -74,6 +77,46 @@ async def test_daemon_without_descriptors_says_so_once_and_serves_the_waiting_la
         client = RawClient(streams[40])
         assert (await client.ask(type="ping"))["type"] == "pong"
         assert [line["event"] for line in daemon.log].count("accept_failed") == 1
+
+
+async def test_half_open_connections_of_one_address_do_not_take_all_places(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with (
+        open_door(tmp_path, mock_clock, LIMITS_CONNECTIONS="3", LIMITS_CONNECTIONS_PER_ADDRESS="2") as door,
+        AsyncExitStack() as half_open,
+    ):
+        for _ in range(2):
+            await half_open.enter_async_context(await trio.open_tcp_stream("127.0.0.1", door.port))
+        await wait_all_tasks_blocked()
+        async with await trio.open_tcp_stream("127.0.0.1", door.port) as third:
+            answer = await read_head(third)
+            assert (answer.status, answer.headers["retry-after"]) == (429, "10")
+        assert door.door.admission.count == 2
+        other = await trio.open_tcp_stream("127.0.0.1", door.port, local_address="127.0.0.2")
+        async with other:
+            await other.send_all(upgrade_request("x"))
+            assert (await read_head(other)).status == 101
+
+
+async def test_refused_clients_that_linger_are_bounded(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatd.nursery.MAX_LINGERING", 3)
+    async with open_door(tmp_path, mock_clock, LIMITS_CONNECTIONS="1") as door, AsyncExitStack() as stack:
+        for _ in range(2):
+            streams = []
+            for _ in range(6):
+                streams.append(await trio.open_tcp_stream("127.0.0.1", door.port))
+                await stack.enter_async_context(streams[-1])
+                await wait_all_tasks_blocked()
+            told = [bytes(await stream.receive_some())[:12] for stream in streams[-5:]]
+            assert told == [b"HTTP/1.1 503"] * 3 + [b""] * 2
+            assert door.door.admission.lingering == 3
+            await stack.aclose()
+            await door.jump(LINGER_S)
+            await assert_nothing_is_left(door)
+            assert door.door.admission.lingering == 0
 
 
 async def test_many_connections_at_once_are_all_served(tmp_path: Path, mock_clock: MockClock) -> None:
