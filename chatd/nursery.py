@@ -183,7 +183,8 @@ async def _serve_upgraded(
 ) -> None:
     if door.admission.is_draining:
         # The drain began while the request was being read: whom it told is told already.
-        await _send_and_linger(sock, handshake.reject(503, "The server is stopping.", headers=[("Retry-After", "2")]))
+        answer = handshake.reject(503, "The server is stopping.", headers=[("Retry-After", "2")])
+        await _send_and_linger(sock, door, answer)
         return
     connection = Connection(sock, address, door.chat, door.options)
     telemetry.bind_context(connection=connection.id)
