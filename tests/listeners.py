@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+
+from chatd.wire.outbox import Outbox
 
 _SEQ = re.compile(rb'"seq":(\d+)')
 
 
-@dataclass(eq=False)
 class Listener:
-    """Somebody's connection, as far as delivery goes."""
+    """Somebody's connection, as far as delivery goes: an outbox whose socket takes everything."""
 
-    user_id: str = "somebody"
-    received: list[bytes] = field(default_factory=list)
-    ephemeral: list[bytes] = field(default_factory=list)
+    def __init__(self, user_id: str = "somebody") -> None:
+        self.user_id = user_id
+        self.received: list[bytes] = []
+        self.outbox = Outbox(
+            self._take, bound_bytes=1, on_waiting=self._fail, on_overflow=self._fail, on_broken=self._fail
+        )
 
-    def put(self, frames: bytes) -> None:
+    def _take(self, frames: bytes) -> int:
         self.received.append(frames)
+        return len(frames)
 
-    def put_ephemeral(self, frames: bytes) -> None:
-        self.ephemeral.append(frames)
+    def _fail(self) -> None:
+        raise AssertionError("this socket takes everything")
 
     @property
     def seqs(self) -> list[int]:

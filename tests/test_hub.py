@@ -246,7 +246,7 @@ async def test_signals_reach_the_others_only_and_notices_whoever_asked(autojump_
     async with open_scene() as scene:
         ada, bob = await scene.listen("room", "ada"), await scene.listen("room", "bob")
         scene.bus.signal("room", b'{"type":"user_typing"}', about="ada")
-        assert (len(ada.ephemeral), len(bob.ephemeral)) == (0, 1)
+        assert (len(ada.received), len(bob.received)) == (0, 1)
         heard: list[Notice] = []
         scene.hub.on_notice = heard.append
         scene.bus.announce(Notice("account_disabled", "ada"))

@@ -105,7 +105,7 @@ class Hub:
             frames = b"".join([frame_of(event) for event in missed])
             if len(frames) > max_bytes:
                 return False
-            receiver.put(frames)
+            receiver.outbox.put(frames)
         room.add(receiver)
         return True
 
@@ -161,7 +161,7 @@ class Hub:
             frame = text_frame(body)
             for receiver in room.listeners:
                 if receiver.user_id != about:
-                    receiver.put_ephemeral(frame)
+                    receiver.outbox.put_ephemeral(frame)
 
     def hear_notice(self, notice: Notice) -> None:
         self.on_notice(notice)

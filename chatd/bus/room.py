@@ -8,20 +8,20 @@ run: its events wait in a backlog, each with those who listened when it arrived.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from chatd.wire.frames import text_frame
+from chatd.wire.outbox import Outbox, put_to_all
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from chatd.bus.port import Event
 
 #: Events that arrived before their time; past so many they are dropped, for the repair reads them all anyway.
 MAX_EARLY: Final = 1000
 #: Frames for one receiver are joined into blocks of about this size.
 BLOCK_BYTES: Final = 128 * 1024
-
-Put = Callable[[bytes], None]
 
 
 class Receiver(Protocol):
@@ -30,9 +30,7 @@ class Receiver(Protocol):
     @property
     def user_id(self) -> str: ...
     @property
-    def put(self) -> Put: ...
-    @property
-    def put_ephemeral(self) -> Put: ...
+    def outbox(self) -> Outbox: ...
 
 
 class ActiveRoom:
@@ -47,12 +45,12 @@ class ActiveRoom:
         self.room_id = room_id
         self.next_seq = last_seq + 1
         self.tail: deque[Event] = deque(maxlen=tail_events)
-        self.listeners: dict[Receiver, Put] = {}
+        self.listeners: dict[Receiver, Outbox] = {}
         self.idle_since: float | None = None
-        self.backlog: deque[tuple[Sequence[Put], list[bytes]]] = deque()
+        self.backlog: deque[tuple[Sequence[Outbox], list[bytes]]] = deque()
         self.backlog_bytes = 0
         self._early: dict[int, Event] = {}
-        self._snapshot: Sequence[Put] | None = None
+        self._snapshot: Sequence[Outbox] | None = None
         self._rounds: Iterator[int] | None = None
 
     @property
@@ -105,7 +103,7 @@ class ActiveRoom:
         return bool(self.backlog) or self._rounds is not None
 
     def add(self, receiver: Receiver) -> None:
-        self.listeners[receiver] = receiver.put
+        self.listeners[receiver] = receiver.outbox
         self._snapshot = None
         self.idle_since = None
 
@@ -118,19 +116,18 @@ class ActiveRoom:
 
     def send(self, frames: bytes) -> None:
         """Put these frames to every listener now."""
-        for put in self._puts():
-            put(frames)
+        put_to_all(self._outboxes(), frames)
 
     def queue(self, frames: bytes) -> None:
         """Keep these frames for all who listen now, to be sent by `serve`."""
-        puts = self._puts()
-        if self.backlog and self.backlog[-1][0] is puts:
+        outboxes = self._outboxes()
+        if self.backlog and self.backlog[-1][0] is outboxes:
             self.backlog[-1][1].append(frames)
         else:
-            self.backlog.append((puts, [frames]))
+            self.backlog.append((outboxes, [frames]))
         self.backlog_bytes += len(frames)
 
-    def _puts(self) -> Sequence[Put]:
+    def _outboxes(self) -> Sequence[Outbox]:
         """All who listen now, in one piece of memory, the same one until somebody comes or goes."""
         if self._snapshot is None:
             self._snapshot = tuple(self.listeners.values())
@@ -147,12 +144,11 @@ class ActiveRoom:
 
     def _serve(self, slice_size: int) -> Iterator[int]:
         while self.backlog:
-            puts, frames = self.backlog.popleft()
+            outboxes, frames = self.backlog.popleft()
             for block in blocks(frames):
-                for start in range(0, len(puts), slice_size):
-                    some = puts[start : start + slice_size]
-                    for put in some:
-                        put(block)
+                for start in range(0, len(outboxes), slice_size):
+                    some = outboxes[start : start + slice_size]
+                    put_to_all(some, block)
                     yield len(some)
                 self.backlog_bytes -= len(block)
 

@@ -8,7 +8,7 @@ above half of the bound ephemeral frames are dropped, at the bound the connectio
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 Send = Callable[[bytes], int]
 
@@ -178,3 +178,24 @@ class Outbox:
         self.waiting_bytes = 0
         self._ended = True
         self._quiet = False
+
+
+def put_to_all(outboxes: Iterable[Outbox], frames: bytes) -> None:
+    """`put` the same frames to many: the load of a chat server, so its usual case is written out here.
+
+    An outbox with nothing waiting whose socket takes all at once costs one `send` and nothing else.
+    """
+    size = len(frames)
+    for outbox in outboxes:
+        if not outbox._quiet:
+            outbox.put(frames)
+            continue
+        try:
+            sent = outbox._send(frames)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            outbox._break()
+            continue
+        if sent < size:
+            outbox._enqueue(frames[sent:])
