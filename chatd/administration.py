@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from chatd import __version__
-from chatd.backends import StartFault, check_back_ends, database_path, open_database
+from chatd.backends import StartFault, check_back_ends, database_path, open_database, open_database_for_looking
 from chatd.chat import accounts
 from chatd.chat.accounts import Origin
 from chatd.credentials import find_signing_secrets
@@ -37,7 +37,7 @@ async def check(config: Config) -> str:
     path = database_path(config.server.data_path)
     if path.exists():
         began = time.perf_counter()
-        async with open_database(config.server.data_path, config.database) as (database, queries):
+        async with open_database_for_looking(config.server.data_path) as (database, queries):
             state = await read_state(database, queries, read_migrations(database.dialect))
         took_ms = (time.perf_counter() - began) * 1000
         waiting = f", {len(state.waiting)} migrations wait" if state.waiting else ""

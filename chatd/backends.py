@@ -13,7 +13,7 @@ from chatd import telemetry
 from chatd.errors import Unavailable
 from chatd.store.migrations import SchemaFault, migrate, read_migrations, read_state
 from chatd.store.queries import Queries
-from chatd.store.sqlite import open_sqlite
+from chatd.store.sqlite import open_sqlite, open_sqlite_for_looking
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -40,6 +40,17 @@ async def open_database(data_path: Path, options: DatabaseOptions) -> AsyncItera
     async with AsyncExitStack() as stack:
         try:
             database = await stack.enter_async_context(open_sqlite(path, readers=options.readers))
+        except Unavailable as error:
+            raise StartFault(error.detail) from error
+        yield database, Queries(database.dialect)
+
+
+@asynccontextmanager
+async def open_database_for_looking(data_path: Path) -> AsyncIterator[tuple[Database, Queries]]:
+    """The database that is there; it and its folder stay as they are. Raises `StartFault`."""
+    async with AsyncExitStack() as stack:
+        try:
+            database = await stack.enter_async_context(open_sqlite_for_looking(database_path(data_path)))
         except Unavailable as error:
             raise StartFault(error.detail) from error
         yield database, Queries(database.dialect)

@@ -15,6 +15,7 @@ from chatd.errors import Refusal
 from chatd.server import open_chat
 from chatd.store.migrations import SchemaFault
 from tests.daemon import environment
+from tests.shell import contents
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,3 +99,10 @@ async def test_check_tells_what_there_is_and_makes_nothing(config: Config) -> No
     assert not config.server.data_path.exists()
     await add(config, "ada")
     assert "schema 0001, opened in" in await check(config)
+
+
+async def test_check_beside_an_open_database_changes_nothing(config: Config) -> None:
+    async with open_chat(config):
+        before = contents(config.server.data_path)
+        assert "schema 0001, opened in" in await check(config)
+        assert contents(config.server.data_path) == before

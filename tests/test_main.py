@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -88,6 +91,28 @@ def test_check_changes_nothing_and_says_what_it_found(shell: Shell) -> None:
     assert contents(shell.folder) == before
     assert "schema 0001" in report
     assert "secret: given" in report
+
+
+@pytest.mark.parametrize("statement", [None, "CREATE TABLE mine (a TEXT)"], ids=["empty file", "no chatd's"])
+def test_check_makes_no_tables(shell: Shell, statement: str | None) -> None:
+    (shell.folder / "data").mkdir()
+    with closing(sqlite3.connect(shell.folder / "data" / "chatd.db")) as database:
+        database.execute(statement or "VACUUM")
+    before = contents(shell.folder)
+    assert "schema 0000, 1 migrations wait" in shell.told("check")
+    assert contents(shell.folder) == before
+
+
+def test_check_reads_what_a_daemon_that_died_left_and_leaves_it(landed: Shell, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(landed.folder / "data" / "chatd.db")) as database:
+        database.execute("INSERT INTO schema_migrations VALUES (9999, 'flying_cars', 'x')")
+        database.commit()
+        shutil.copytree(landed.folder / "data", tmp_path / "died", copy_function=shutil.copyfile)
+    before = contents(tmp_path / "died")
+    assert "chatd.db-wal" in before
+    (tmp_path / "died" / "secret").chmod(0o600)
+    assert "9999 (flying_cars)" in landed.refusal("check", SERVER_DATA_DIR=str(tmp_path / "died"))
+    assert contents(tmp_path / "died") == before
 
 
 def test_what_people_said_is_for_the_eyes_of_its_owner_only(shell: Shell) -> None:

@@ -87,6 +87,14 @@ def test_database_from_the_future_is_named(landed: Shell, command: list[str]) ->
     assert "9999 (flying_cars)" in sentence
 
 
+def test_database_from_the_future_gets_no_secret(landed: Shell) -> None:
+    (landed.folder / "data" / "secret").unlink()
+    with closing(sqlite3.connect(landed.folder / "data" / "chatd.db")) as database, database:
+        database.execute("INSERT INTO schema_migrations VALUES (9999, 'flying_cars', 'x')")
+    for command in ("serve", "user list"):
+        assert "from the future" in landed.refusal(*command.split())
+
+
 def test_changed_migration_is_named(landed: Shell) -> None:
     with closing(sqlite3.connect(landed.folder / "data" / "chatd.db")) as database, database:
         database.execute("UPDATE schema_migrations SET checksum = 'x' WHERE version = 1")

@@ -67,14 +67,14 @@ def read_migrations(dialect: str) -> list[Migration]:
 
 
 async def read_state(database: Database, queries: Queries, migrations: Sequence[Migration]) -> SchemaState:
-    """Compare the database with this chatd; makes the table of migrations if there is none.
+    """Compare the database with this chatd. Changes nothing: a database without a record is one without a schema.
 
     Raises `SchemaFault` for a database from the future and for a landed migration that was changed.
     """
-    await database.transaction(lambda tx: tx.run(queries["schema.create_record"], {}))
     known = {migration.version: migration for migration in migrations}
     landed = []
-    for version, name, checksum in await database.rows(queries["schema.landed"], {}):
+    has_record = await database.row(queries["schema.has_record"], {}) is not None
+    for version, name, checksum in await database.rows(queries["schema.landed"], {}) if has_record else ():
         migration = known.get(version)
         if migration is None:
             raise SchemaFault(
@@ -102,6 +102,7 @@ async def migrate(
     target = max((migration.version for migration in migrations), default=0) if to is None else to
     if target != 0 and target not in {migration.version for migration in migrations}:
         raise SchemaFault(f"There is no migration {target:04d}; `chatd migrate status` lists them.")
+    await database.transaction(lambda tx: tx.run(queries["schema.create_record"], {}))
     done = []
     for migration in reversed(state.landed):
         if migration.version > target:

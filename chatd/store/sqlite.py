@@ -155,8 +155,11 @@ def split_statements(script: str) -> list[str]:
     return statements
 
 
-def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+def _connect(file: Path | str, *, read_only: bool) -> sqlite3.Connection:
+    """A connection to a file by its path, or by a URI as a text."""
+    connection = sqlite3.connect(
+        file, uri=isinstance(file, str), isolation_level=None, check_same_thread=False, cached_statements=256
+    )
     try:
         _set_up(connection, read_only=read_only)
     except sqlite3.Error:
@@ -192,6 +195,26 @@ def _open(path: Path, readers: int) -> _Connections:
         raise Unavailable(f"cannot open the database {path}: {error}") from error
 
 
+def _open_for_looking(path: Path) -> sqlite3.Connection:
+    """A connection that leaves the folder as it is, for which SQLite has two ways.
+
+    A log that is in use, or was when its process died, is read by the index beside it, which is only looked at. Where
+    there is no index SQLite would make one, unless it is told that nobody changes the file.
+    """
+    how = "mode=ro&readonly_shm=1" if path.with_name(f"{path.name}-shm").exists() else "immutable=1"
+    try:
+        connection = _connect(f"{path.absolute().as_uri()}?{how}", read_only=True)
+        try:
+            # Nothing has been read until something is asked.
+            connection.execute("PRAGMA schema_version").fetchone()
+        except sqlite3.Error:
+            connection.close()
+            raise
+    except sqlite3.Error as error:
+        raise Unavailable(f"cannot open the database {path}: {error}") from error
+    return connection
+
+
 def _checkpoint(connection: sqlite3.Connection) -> None:
     """Copy the log beside the writer, then the little that came meanwhile, and let the log begin anew."""
     try:
@@ -225,3 +248,16 @@ async def open_sqlite(path: Path, *, readers: int) -> AsyncIterator[SqliteDataba
     finally:
         for connection in (*connections.readers, connections.checkpointer, connections.writer):
             connection.close()
+
+
+@asynccontextmanager
+async def open_sqlite_for_looking(path: Path) -> AsyncIterator[SqliteDatabase]:
+    """The database in `path`, which must be there, only to be read; nothing is made or changed, beside it neither.
+
+    Raises `Unavailable` if it cannot be read, and at each transaction.
+    """
+    connection = await trio.to_thread.run_sync(_open_for_looking, path)
+    try:
+        yield SqliteDatabase(connection, [connection])
+    finally:
+        connection.close()
