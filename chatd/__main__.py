@@ -23,6 +23,7 @@ from chatd.backends import StartFault
 from chatd.config import Config, ConfigError
 from chatd.configfile import load_config
 from chatd.errors import Refusal
+from chatd.process import ignore_other_signals, raise_file_limit, warn_of_few_files
 from chatd.server import serve
 from chatd.store.migrations import SchemaFault
 
@@ -33,6 +34,8 @@ Declare: TypeAlias = Callable[[argparse.ArgumentParser], None]
 
 
 async def run_serve(config: Config, _args: argparse.Namespace) -> str:
+    ignore_other_signals()
+    raise_file_limit()
     await serve(config, partial(_welcome, config))
     return ""
 
@@ -40,6 +43,7 @@ async def run_serve(config: Config, _args: argparse.Namespace) -> str:
 def _welcome(config: Config, websocket_port: int, http_port: int) -> None:
     """Say where the daemon listens: to a person how to try it, otherwise as a log line."""
     log.info("listening", websocket=websocket_port, http=http_port, pid=os.getpid())
+    warn_of_few_files(config.limits.connections)
     if not sys.stdout.isatty():
         return
     http, websocket = f"http://{config.http.host}:{http_port}", f"ws://{config.websocket.host}:{websocket_port}"
@@ -62,7 +66,18 @@ async def run_check(config: Config, _args: argparse.Namespace) -> str:
 
 
 async def run_migrate(config: Config, args: argparse.Namespace) -> str:
+    if args.way == "down" and not args.yes:
+        _ask_before_dropping(config)
     return await migrate_schema(config, args.way, to=args.to)
+
+
+def _ask_before_dropping(config: Config) -> None:
+    """Go on only with a yes from the terminal. Raises `StartFault`."""
+    if not sys.stdin.isatty():
+        raise StartFault("`chatd migrate down` drops tables with all that is in them; say --yes if that is meant.")
+    print(f"This drops tables with all that is in them, in {config.server.data_path}.")
+    if input("Go on? Type yes: ").strip() != "yes":
+        raise StartFault("Nothing was changed.")
 
 
 async def run_user(config: Config, args: argparse.Namespace) -> str:
@@ -105,7 +120,10 @@ class Command(NamedTuple):
 
 def _declare_migrate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("way", choices=["up", "down", "status"])
-    parser.add_argument("--to", type=int, metavar="N", help="stop at this migration (default: the newest; down: 0)")
+    parser.add_argument(
+        "--to", type=int, metavar="N", help="stop at this migration (default: up the newest, down one step)"
+    )
+    parser.add_argument("--yes", action="store_true", help="down: do not ask before tables are dropped")
 
 
 def _declare_user(parser: argparse.ArgumentParser) -> None:

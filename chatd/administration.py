@@ -53,7 +53,7 @@ async def check(config: Config) -> str:
 
 
 async def migrate_schema(config: Config, way: str, *, to: int | None) -> str:
-    """Bring the schema up or down, or say where it is; a line each step."""
+    """Bring the schema up (to the newest) or down (one step), or say where it is; a line each step."""
     check_back_ends(config.server.data_path, config.database, config.bus)
     async with open_database(config.server.data_path, config.database) as (database, queries):
         migrations = read_migrations(database.dialect)
@@ -63,7 +63,9 @@ async def migrate_schema(config: Config, way: str, *, to: int | None) -> str:
             waiting = [f"{migration.version:04d} {migration.name}: waits" for migration in state.waiting]
             return "\n".join((*landed, *waiting))
         state = await read_state(database, queries, migrations)
-        target = to if to is not None else 0 if way == "down" else None
+        target = to
+        if way == "down" and to is None:
+            target = state.landed[-2].version if len(state.landed) > 1 else 0
         if target is not None and (target < state.version) != (way == "down") and target != state.version:
             raise StartFault(f"The schema is at {state.version:04d}; {target:04d} is not {way} from there.")
         steps = await migrate(database, queries, migrations, to=target)

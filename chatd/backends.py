@@ -6,17 +6,18 @@
 from __future__ import annotations
 
 import os
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from chatd import telemetry
 from chatd.errors import Unavailable
+from chatd.process import hold_folder
 from chatd.store.migrations import SchemaFault, migrate, read_migrations, read_state
 from chatd.store.queries import Queries
 from chatd.store.sqlite import open_sqlite, open_sqlite_for_looking
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from chatd.config import BusOptions, DatabaseOptions
@@ -27,6 +28,20 @@ log = telemetry.get_logger(__name__)
 
 class StartFault(Exception):
     """The daemon cannot start; `str()` is one sentence that says why. Nothing was changed."""
+
+
+@contextmanager
+def hold_data_folder(data_path: Path) -> Iterator[None]:
+    """Be the only daemon of a data folder, which is made if there is none. Raises `StartFault`."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(hold_folder(data_path))
+        except BlockingIOError as error:
+            detail = f"Another daemon runs on the data folder {data_path}; stop it or choose another server.data_dir."
+            raise StartFault(detail) from error
+        except OSError as error:
+            raise StartFault(f"The data folder {data_path} cannot be locked: {error.strerror}.") from error
+        yield
 
 
 @asynccontextmanager

@@ -22,7 +22,7 @@ import trio
 from chatd import telemetry
 from chatd.addresses import parse_networks
 from chatd.admission import Admission
-from chatd.backends import StartFault, check_back_ends, open_database, prepare_schema
+from chatd.backends import StartFault, check_back_ends, hold_data_folder, open_database, prepare_schema
 from chatd.bus.hub import HubOptions, open_hub
 from chatd.bus.local import LocalBus
 from chatd.bus.port import Event, Notice
@@ -71,6 +71,11 @@ DRAIN_BATCH: Final = 200
 #: Clients are asked to come back within so many milliseconds at least, and one more for each connection.
 RECONNECT_MS: Final = 1000
 BACKLOG: Final = 4096
+#: Signals that do nothing yet but say so.
+_NOT_YET: Final = {
+    signal.SIGHUP: ("reload_not_yet", "Options are read at the start only; restart the daemon to change them."),
+    signal.SIGUSR1: ("dump_not_yet", "There is no dump of tasks and counters yet; /metrics has the counters."),
+}
 
 #: Called when both ports are open: with the WebSocket's and the HTTP side's port.
 OnListening = Callable[[int, int], None]
@@ -158,7 +163,11 @@ async def open_chat(
             nursery.start_soon(_keep_up, chat, facts)
             yield chat
             nursery.cancel_scope.cancel()
-        await _store_departures(chat)
+        try:
+            await _store_departures(chat)
+        except Refusal as refusal:
+            # Nobody is there to be told, and nothing that was acknowledged is lost.
+            log.warning("departures_not_stored", detail=refusal.detail)
 
 
 async def _have_lobby(config: Config, rooms: Rooms, facts: Facts, clock: Clock) -> None:
@@ -246,7 +255,12 @@ async def _prove(chat: Chat, facts: Facts) -> None:
 async def _store_departures(chat: Chat) -> None:
     departures, chat.sessions.departures = chat.sessions.departures, {}
     if departures:
-        await chat.accounts.saw(departures)
+        try:
+            await chat.accounts.saw(departures)
+        except Refusal:
+            # For the next time; who has left again since then did so later.
+            chat.sessions.departures = departures | chat.sessions.departures
+            raise
 
 
 # -- the sockets --------------------------------------------------------------------------------------------------
@@ -294,7 +308,7 @@ async def serve(config: Config, on_listening: OnListening, *, stop: trio.Event |
         raise
     draining = trio.Event() if stop is None else stop
     try:
-        async with open_chat(config) as chat:
+        async with _open_alone(config) as chat:
             admission = Admission(config.limits, trio.current_time)
             proxies = parse_networks(config.http.trusted_proxies)
             door = Door(chat, config.websocket, admission, chat.metrics, proxies)
@@ -317,6 +331,17 @@ async def serve(config: Config, on_listening: OnListening, *, stop: trio.Event |
             sock.close()
 
 
+@asynccontextmanager
+async def _open_alone(config: Config) -> AsyncIterator[Chat]:
+    """`open_chat` as the only daemon of the data folder, which is looked at before the lock is put into it."""
+    data_path = config.server.data_path
+    find_signing_secrets(config.auth, data_path)
+    check_back_ends(data_path, config.database, config.bus)
+    with hold_data_folder(data_path):
+        async with open_chat(config) as chat:
+            yield chat
+
+
 async def _serve_http(config: Config, sockets: list[socket.socket], chat: Chat, draining: trio.Event) -> None:
     await serve_http(
         [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in sockets],
@@ -330,9 +355,13 @@ async def _serve_http(config: Config, sockets: list[socket.socket], chat: Chat, 
 
 async def _watch_signals(draining: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
     """The first SIGTERM or SIGINT begins the drain; the second ends the process where it stands."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *_NOT_YET) as signals:
         task_status.started()
         async for number in signals:
+            if number in _NOT_YET:
+                event, detail = _NOT_YET[signal.Signals(number)]
+                log.warning(event, detail=detail)
+                continue
             if draining.is_set():
                 log.warning("stopped_at_once", signal=signal.Signals(number).name)
                 os._exit(1)

@@ -38,15 +38,17 @@ class Shell:
     folder: Path
     capsys: pytest.CaptureFixture[str]
 
-    def run(self, *arguments: str, stdin: str = "", **options: str) -> Done:
+    def run(self, *arguments: str, stdin: str | io.StringIO = "", **options: str) -> Done:
+        """Run a command; `stdin` is what it reads, or a stream of the test's own."""
         if arguments[:1] == ("serve",):
+            assert isinstance(stdin, str)
             return run_process(self.folder, *arguments, stdin=stdin, wrapper=(), **options)
         variables = environment(self.folder / "data", limits=False, **options)
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.folder)
             for name, value in variables.items():
                 patch.setenv(name, value)
-            patch.setattr(sys, "stdin", io.StringIO(stdin))
+            patch.setattr(sys, "stdin", io.StringIO(stdin) if isinstance(stdin, str) else stdin)
             patch.setattr(telemetry, "_output", telemetry._output)
             status = 0
             try:

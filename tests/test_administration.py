@@ -13,7 +13,7 @@ from chatd.backends import StartFault
 from chatd.configfile import load_config
 from chatd.errors import Refusal
 from chatd.server import open_chat
-from chatd.store.migrations import SchemaFault
+from chatd.store.migrations import Migration, SchemaFault
 from tests.daemon import environment
 from tests.shell import contents
 
@@ -90,6 +90,14 @@ async def test_schema_goes_to_a_version_that_there_is(config: Config) -> None:
         await migrate_schema(config, "up", to=0)
     assert await migrate_schema(config, "down", to=None) == "down 0001 initial"
     assert await migrate_schema(config, "down", to=0) == "nothing to do"
+
+
+async def test_schema_goes_down_one_step_unless_told_how_far(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = [Migration(n, f"step{n}", f"CREATE TABLE t{n} (a TEXT);", f"DROP TABLE t{n};") for n in (1, 2, 3)]
+    monkeypatch.setattr(administration, "read_migrations", lambda _: steps)
+    assert await migrate_schema(config, "up", to=None) == "up 0001 step1\nup 0002 step2\nup 0003 step3"
+    assert await migrate_schema(config, "down", to=None) == "down 0003 step3"
+    assert await migrate_schema(config, "down", to=0) == "down 0002 step2\ndown 0001 step1"
 
 
 async def test_check_tells_what_there_is_and_makes_nothing(config: Config) -> None:

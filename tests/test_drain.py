@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from contextlib import AsyncExitStack
+import sqlite3
+from contextlib import AsyncExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -127,3 +128,16 @@ async def test_what_was_in_flight_and_is_sent_again_is_stored_once(tmp_path: Pat
         pages = [await again.ask(type="get_history", roomId=room, afterSeq=after, limit=100) for after in (0, 100, 200)]
         contents = [each["content"] for page in pages for each in page["messages"]]
         assert sorted(contents) == sorted(wanted)
+
+
+async def test_departures_that_cannot_be_stored_do_not_spoil_the_end(tmp_path: Path) -> None:
+    async with start_process(tmp_path) as daemon:
+        ada = await daemon.register("ada")
+        async with daemon.connect(ada):
+            with closing(sqlite3.connect(tmp_path / "chatd.db")) as other:
+                other.executescript(
+                    "CREATE TRIGGER t BEFORE UPDATE OF last_seen_at ON users BEGIN SELECT no_such_function(); END;"
+                )
+            daemon.process.terminate()
+            assert await wait_for_exit(daemon, within_s=5) == 0
+    assert [line["event"] for line in daemon.log][-2:] == ["drained", "departures_not_stored"]

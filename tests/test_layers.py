@@ -33,7 +33,7 @@ LAYERS: Final = (
     {"bus"},
     {"wire"},
     {"loader"},
-    {"configfile", "credentials", "tokens", "passwords", "admission", "health", "collector"},
+    {"configfile", "credentials", "tokens", "passwords", "admission", "health", "collector", "process"},
     {"decoding"},
     {"protocol", "metrics"},
     {"records", "errors", "config", "telemetry", "clock", "ids", "rates", "addresses"},

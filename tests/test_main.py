@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+import resource
 import shutil
 import signal
 import sqlite3
@@ -121,7 +123,7 @@ def test_what_people_said_is_for_the_eyes_of_its_owner_only(shell: Shell) -> Non
 
 
 def test_check_counts_the_migrations_that_wait(landed: Shell) -> None:
-    landed.told("migrate", "down")
+    landed.told("migrate", "down", "--yes")
     assert "schema 0000, 1 migrations wait" in landed.told("check")
 
 
@@ -130,10 +132,23 @@ def test_schema_goes_up_and_down_and_tells_where_it_is(shell: Shell) -> None:
     assert shell.told("migrate", "up") == "up 0001 initial"
     assert shell.told("migrate", "up") == "nothing to do"
     assert shell.told("migrate", "status") == "0001 initial: landed"
-    assert "not down from there" in shell.refusal("migrate", "down", "--to", "1000")
+    assert "not down from there" in shell.refusal("migrate", "down", "--yes", "--to", "1000")
     assert "0000 is not up from there" in shell.refusal("migrate", "up", "--to", "0")
-    assert shell.told("migrate", "down") == "down 0001 initial"
-    assert shell.told("migrate", "down") == "nothing to do"
+    assert shell.told("migrate", "down", "--yes") == "down 0001 initial"
+    assert shell.told("migrate", "down", "--yes") == "nothing to do"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_tables_are_dropped_by_nobody_who_did_not_say_so(landed: Shell) -> None:
+    assert "--yes" in landed.refusal("migrate", "down")
+    for answer, status in (("\n", 1), ("no\n", 1), ("yes\n", 0)):
+        done = landed.run("migrate", "down", stdin=Terminal(answer))
+        assert (done.status, "Type yes" in done.out) == (status, True), done
+    assert landed.told("migrate", "status") == "0001 initial: waits"
 
 
 def test_users_are_made_listed_and_disabled(shell: Shell) -> None:
@@ -220,6 +235,49 @@ async def test_second_signal_ends_the_daemon_at_once(tmp_path: Path) -> None:
             daemon.process.send_signal(signal.SIGTERM)
             with trio.fail_after(3):
                 assert await daemon.process.wait() == 1
+
+
+@pytest.mark.parametrize(("number", "event"), [(signal.SIGHUP, "reload_not_yet"), (signal.SIGUSR1, "dump_not_yet")])
+async def test_signal_that_means_nothing_yet_is_said_so_and_survived(
+    tmp_path: Path, number: signal.Signals, event: str
+) -> None:
+    async with start_process(tmp_path / "data") as daemon:
+        daemon.process.send_signal(number)
+        assert (await daemon.wait_for_log(event))["detail"].endswith(".")
+        assert (await daemon.http("GET", "/healthz")).status == 200
+        daemon.process.terminate()
+        with trio.fail_after(10):
+            assert await daemon.process.wait() == 0
+
+
+async def test_two_daemons_do_not_share_a_folder(tmp_path: Path) -> None:
+    async with start_process(tmp_path / "data") as daemon:
+        sentence = sentence_of(run_process(tmp_path, "serve"))
+        assert f"Another daemon runs on the data folder {tmp_path / 'data'}" in sentence
+        assert (await daemon.http("GET", "/healthz")).status == 200
+        assert run_process(tmp_path, "user", "list").status == 0
+        daemon.process.kill()
+        await daemon.process.wait()
+    # a daemon that was killed left its lock file, which locks nothing
+    assert (tmp_path / "data" / "lock").exists()
+    async with start_process(tmp_path / "data") as daemon:
+        daemon.process.terminate()
+        await daemon.process.wait()
+    assert not (tmp_path / "data" / "lock").exists()
+
+
+async def test_daemon_takes_as_many_open_files_as_it_may_and_warns_of_too_few(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1000, soft), hard))
+    try:
+        async with start_process(tmp_path / "data", LIMITS_CONNECTIONS=str(hard)) as daemon:
+            assert resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+            warning = await daemon.wait_for_log("few_open_files")
+            assert (warning["allowed"], warning["needed"], warning["level"]) == (hard, hard + 100, "warning")
+        async with start_process(tmp_path / "data", LIMITS_CONNECTIONS=str(hard - 100)) as daemon:
+            assert "few_open_files" not in [line["event"] for line in daemon.log]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_two_daemons_do_not_share_a_port(tmp_path: Path) -> None:

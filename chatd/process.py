@@ -1,0 +1,80 @@
+"""What a daemon asks of its machine before it serves: open files enough, signals that do not kill it, a folder alone.
+
+Called by `__main__` and `server`, before and around everything else.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import signal
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+from chatd import telemetry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+log = telemetry.get_logger(__name__)
+
+LOCK_NAME: Final = "lock"
+#: Open files beside the connections: the database, the listeners, HTTP, logs.
+SPARE_FILES: Final = 100
+
+
+@contextmanager
+def hold_folder(folder: Path) -> Iterator[None]:
+    """Have a folder as its only daemon, by an advisory lock on `<folder>/lock`, which is gone afterwards.
+
+    The folder is made if there is none. The lock ends with the process, however that ends; tools of the command line
+    do not ask for it. Raises BlockingIOError if another has it, OSError if it cannot be had. Source: flock(2).
+    """
+    path = folder / LOCK_NAME
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = _lock(path)
+    try:
+        yield
+    finally:
+        # While it is still locked: whoever opened it meanwhile finds that it is no longer there.
+        with suppress(OSError):
+            path.unlink()
+        os.close(descriptor)
+
+
+def _lock(path: Path) -> int:
+    """Lock the file that has this name now. Raises BlockingIOError if somebody else has."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def raise_file_limit() -> None:
+    """Allow this process as many open files as it may allow itself."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def warn_of_few_files(connections: int) -> None:
+    """Log a warning if so many connections need more open files than are allowed; 0, no limit of them, does not."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if connections and allowed != resource.RLIM_INFINITY and allowed < connections + SPARE_FILES:
+        detail = "limits.connections cannot be reached; raise LimitNOFILE (ulimit -Hn) or lower the option."
+        log.warning("few_open_files", allowed=allowed, needed=connections + SPARE_FILES, detail=detail)
+
+
+def ignore_other_signals() -> None:
+    """Survive, from the start on, the signals that are to mean something later; `server` listens to them."""
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
