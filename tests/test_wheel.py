@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +48,21 @@ def test_wheel_holds_chatd_and_its_sql_and_nothing_else(wheel: Path) -> None:
         "chatd/py.typed"
     }
     assert {name for name in names if ".dist-info/" not in name} == here
+
+
+def test_chatd_requires_what_it_imports_and_nothing_else() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    required = {re.split(r"[^\w-]", requirement)[0] for requirement in project["dependencies"]}
+    imported = set()
+    for path in (CHECKOUT / "chatd").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.split(".")[0])
+    homes = packages_distributions()
+    foreign = imported - sys.stdlib_module_names - {"chatd"}
+    assert {homes[name][0].lower().replace("_", "-") for name in foreign} == required
 
 
 def test_installed_wheel_runs_the_daemon_without_the_checkout(wheel: Path, tmp_path: Path) -> None:
