@@ -1,4 +1,4 @@
-"""Reads chatd.toml and the environment into a `Config`; called by `__main__` at start and by `server` at SIGHUP.
+"""Reads chatd.toml and the environment into a `Config`; called by `__main__`, for every command.
 
 The file's values win over the defaults, `CHATD_<TABLE>_<OPTION>` wins over the file. What is not known, of a wrong
 type or out of range is refused with one sentence that says where it stands.
