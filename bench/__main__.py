@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import goals, harness, plot, report
+from bench import goals, harness, machine, plot, report
 from bench.scenarios import CHATD, SCENARIOS, Scenario, shortened
 from bench.servers import SERVERS
 
@@ -76,6 +76,8 @@ def main(arguments: Sequence[str]) -> int:
         outcomes.append(outcome)
         console.print(report.line_text(outcome))
     verdicts = [] if options.quick else goals.verdicts(outcomes)
+    if not machine.is_steerable():
+        console.print("[yellow]Not root: the servers pay for the clients' side of the network too.[/yellow]")
     if options.quick:
         console.print("[yellow]--quick: a second with few connections; the figures mean nothing.[/yellow]")
     report.print_report(outcomes, verdicts, skipped, console)

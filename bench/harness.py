@@ -58,6 +58,7 @@ def execute(
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"), TimeElapsedColumn())
     with (
         leave_alone(cores.server),
+        receive_on(cores.generator),
         be_nice(niceness),
         open_folder() as folder,
         Progress(*columns, console=console, refresh_per_second=4) as progress,
@@ -128,6 +129,24 @@ def leave_alone(cores: Sequence[int]) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+@contextlib.contextmanager
+def receive_on(cores: Sequence[int]) -> Iterator[None]:
+    """Has the kernel do what it does for the receiver of a loopback packet on these cores (receive packet steering,
+    Documentation/networking/scaling.rst). Else it does so in the sender's `send`, and every server would pay for the
+    clients' network stack, which in life is another machine's. Needs root; the report says whether it was so.
+    """
+    try:
+        before = machine.STEERING.read_text()
+        machine.STEERING.write_text(f"{sum(1 << core for core in cores):x}")
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        machine.STEERING.write_text(before)
 
 
 @contextlib.contextmanager

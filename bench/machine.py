@@ -14,6 +14,8 @@ from pathlib import Path
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+#: Which cores do the receiving side of loopback's packets, as a mask; 0: the sender's.
+STEERING = Path("/sys/class/net/lo/queues/rx-0/rps_cpus")
 LIBRARIES = ("trio", "wsproto", "msgspec", "trio-websocket", "triopg", "asyncpg")
 
 
@@ -107,8 +109,14 @@ def description() -> dict[str, object]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_mb": memory_kb // 1024,
         "load_average": os.getloadavg()[0],
+        "receives_on_load_core": is_steerable(),
         "versions": versions,
     }
+
+
+def is_steerable() -> bool:
+    """Whether the kernel can be told on which cores to receive what is sent on loopback."""
+    return os.access(STEERING, os.W_OK)
 
 
 def first_line(command: list[str]) -> str:
