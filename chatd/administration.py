@@ -13,8 +13,8 @@ from chatd import __version__
 from chatd.backends import StartFault, check_back_ends, database_path, open_database, open_database_for_looking
 from chatd.chat import accounts
 from chatd.chat.accounts import Origin
-from chatd.credentials import find_signing_secrets
 from chatd.errors import Refusal, bad_fields
+from chatd.identity.credentials import find_signing_secrets
 from chatd.records import format_time
 from chatd.server import bind, open_chat
 from chatd.store.accounts import NewPassword

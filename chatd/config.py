@@ -1,8 +1,8 @@
 """Every option of chatd.toml as typed records: one a table, with defaults and what is allowed.
 
 What each option is for stands in `chatd.toml`, the manual, which a test holds equal to this module. `configfile`
-reads the file and the environment into these records, `credentials` the secrets that live in files. Only `server`
-and `__main__` see the whole `Config`; everything else is given its own table and may trust what it finds there.
+reads the file and the environment into these records, `identity` the secrets that live in files. Only `server` and
+`__main__` see the whole `Config`; everything else is given its own table and may trust what it finds there.
 """
 
 from __future__ import annotations

@@ -17,10 +17,10 @@ from typing import Final
 import trio
 
 from chatd import telemetry
-from chatd.addresses import client_address, is_trusted, limited_as, parse_networks
 from chatd.config import ANY_ORIGIN, HttpOptions
 from chatd.errors import Refusal
 from chatd.ids import new_id
+from chatd.limits.addresses import client_address, is_trusted, limited_as, parse_networks
 from chatd.metrics import Metrics
 from chatd.wire.http import ClientGone, Headers, HttpConnection, HttpError, Request, Response, problem
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from chatd import telemetry
-from chatd.addresses import IpNetwork, client_address, is_trusted
-from chatd.admission import Admission, NotAdmitted
 from chatd.connection import Connection
 from chatd.errors import CloseCode
+from chatd.limits.addresses import IpNetwork, client_address, is_trusted
+from chatd.limits.admission import Admission, NotAdmitted
 from chatd.wire.frames import BadUpgrade, Handshake, Upgrade, plain_response
 
 if TYPE_CHECKING:

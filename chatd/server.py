@@ -20,8 +20,6 @@ from typing import Final, Literal
 import trio
 
 from chatd import telemetry
-from chatd.addresses import parse_networks
-from chatd.admission import Admission
 from chatd.backends import StartFault, check_back_ends, hold_data_folder, open_database, prepare_schema
 from chatd.bus.hub import HubOptions, open_hub
 from chatd.bus.local import LocalBus
@@ -35,21 +33,23 @@ from chatd.chat.sessions import Sessions
 from chatd.clock import Clock, wall_clock_ms
 from chatd.collector import Collector
 from chatd.config import Config, Secret
-from chatd.credentials import find_signing_secrets, signing_secrets
 from chatd.errors import CloseCode, Refusal
 from chatd.health import Health
+from chatd.identity.credentials import find_signing_secrets, signing_secrets
+from chatd.identity.passwords import Passwords
+from chatd.identity.tokens import Tokens
 from chatd.ids import new_id
+from chatd.limits.addresses import parse_networks
+from chatd.limits.admission import Admission
 from chatd.listener import serve_http
 from chatd.loader import open_loader
 from chatd.metrics import Metrics
 from chatd.nursery import Door, serve_websockets
-from chatd.passwords import Passwords
 from chatd.store.accounts import Accounts
 from chatd.store.facts import Facts
 from chatd.store.journal import JournalOptions, open_journal
 from chatd.store.messages import Messages
 from chatd.store.rooms import NewRoom, Rooms
-from chatd.tokens import Tokens
 
 log = telemetry.get_logger(__name__)
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from chatd.admission import Admission
 from chatd.chat.accounts import Origin, register
 from chatd.configfile import load_config
+from chatd.limits.admission import Admission
 from chatd.nursery import Door, serve_websockets
 from chatd.server import bind, open_chat
 from tests.daemon import environment

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.addresses import client_address, is_trusted, is_within, limited_as, parse_address, parse_networks
+from chatd.limits.addresses import client_address, is_trusted, is_within, limited_as, parse_address, parse_networks
 
 PROXIES = parse_networks(["10.0.0.0/8", "::1", "192.0.2.1"])
 

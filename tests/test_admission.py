@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from chatd.admission import Admission, NotAdmitted
 from chatd.config import LimitOptions
+from chatd.limits.admission import Admission, NotAdmitted
 
 
 class Clock:

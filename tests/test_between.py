@@ -125,15 +125,17 @@ async def test_resume_of_many_rooms_waits_for_a_slow_line(tmp_path: Path, mock_c
 
 
 async def test_client_that_takes_nothing_is_given_up_although_it_sends(tmp_path: Path, mock_clock: MockClock) -> None:
-    async with open_door(tmp_path, mock_clock, **SMALL) as door:
-        async with door.connect(receive_buffer=4096) as (client, connection):
-            fill(connection)
-            for _ in range(3):
-                await client.send(message(type="ping"))
-                await door.jump(9)
-            assert connection.close_code == 1005
-            await door.jump(4)
-            assert connection.close_code == 4008
+    async with (
+        open_door(tmp_path, mock_clock, **SMALL) as door,
+        door.connect(receive_buffer=4096) as (client, connection),
+    ):
+        fill(connection)
+        for _ in range(3):
+            await client.send(message(type="ping"))
+            await door.jump(9)
+        assert connection.close_code == 1005
+        await door.jump(4)
+        assert connection.close_code == 4008
 
 
 async def test_refused_requests_cost_as_much_as_others(tmp_path: Path) -> None:

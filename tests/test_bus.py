@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from chatd.bus.local import LocalBus
 from chatd.bus.port import Event, Notice
-from chatd.rates import Rate
+from chatd.limits.rates import Rate
 from tests.buses import Ticker
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from chatd.config import AuthOptions, ConfigError, Secret
-from chatd.credentials import SigningSecrets, find_signing_secrets, signing_secrets
+from chatd.identity.credentials import SigningSecrets, find_signing_secrets, signing_secrets
 
 LONG, OTHER = Secret("s" * 32), Secret("o" * 32)
 NONE_GIVEN = AuthOptions()

@@ -6,7 +6,7 @@ import bcrypt
 import pytest
 import trio
 
-from chatd.passwords import MAX_PASSWORD_BYTES, Passwords
+from chatd.identity.passwords import MAX_PASSWORD_BYTES, Passwords
 
 
 @pytest.fixture(scope="module")

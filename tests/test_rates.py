@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.rates import Rate, spend
+from chatd.limits.rates import Rate, spend
 
 MESSAGES = Rate(30, 60.0)
 

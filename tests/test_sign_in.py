@@ -11,7 +11,7 @@ import trio
 
 from chatd.clock import wall_clock_ms
 from chatd.config import Secret
-from chatd.tokens import Tokens
+from chatd.identity.tokens import Tokens
 from tests.daemon import Answer, Client, Daemon, SignedIn, open_daemon
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 
 from chatd.config import Secret
 from chatd.errors import ErrorCode, Refusal
-from chatd.tokens import MAX_TOKEN_CHARACTERS, Claims, Tokens, hash_refresh_token, new_refresh_token
+from chatd.identity.tokens import MAX_TOKEN_CHARACTERS, Claims, Tokens, hash_refresh_token, new_refresh_token
 
 NOW_MS = 1_700_000_000_123
 SECRET, OTHER = Secret("s" * 32), Secret("o" * 32)

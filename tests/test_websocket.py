@@ -17,8 +17,8 @@ from chatd import protocol, telemetry
 from chatd.chat.dispatch import RULES, Rule
 from chatd.clock import wall_clock_ms
 from chatd.config import Secret
+from chatd.identity.tokens import MAX_TOKEN_CHARACTERS, Tokens
 from chatd.protocol import CLIENT_TYPES, GetHistory
-from chatd.tokens import MAX_TOKEN_CHARACTERS, Tokens
 from tests.daemon import Daemon, open_daemon
 from tests.rawclient import TEXT, frame, message, open_raw
 

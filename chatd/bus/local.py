@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from chatd.rates import Rate, spend
+from chatd.limits.rates import Rate, spend
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

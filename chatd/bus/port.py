@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from chatd.rates import Rate
+    from chatd.limits.rates import Rate
 
 
 class Event(NamedTuple):

@@ -13,16 +13,16 @@ from typing import Final
 from email_validator import EmailNotValidError, validate_email
 
 from chatd import telemetry
-from chatd.addresses import limited_as
 from chatd.bus.port import Notice
 from chatd.chat.context import Chat, take
 from chatd.errors import Refusal, bad_fields
+from chatd.identity.passwords import MAX_PASSWORD_BYTES
+from chatd.identity.tokens import Claims, hash_refresh_token, new_refresh_token
 from chatd.ids import new_id
-from chatd.passwords import MAX_PASSWORD_BYTES
+from chatd.limits.addresses import limited_as
 from chatd.records import User, format_time, format_time_or_none
 from chatd.store.accounts import Account, NewPassword, NewSession, Profile, Standing
 from chatd.store.database import Conflict
-from chatd.tokens import Claims, hash_refresh_token, new_refresh_token
 
 log = telemetry.get_logger(__name__)
 

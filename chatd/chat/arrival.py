@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from chatd.chat.context import Arrival, Chat
     from chatd.chat.session import Session
+    from chatd.identity.tokens import Claims
     from chatd.store.rooms import OwnRoom
-    from chatd.tokens import Claims
 
 log = telemetry.get_logger(__name__)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from chatd.errors import Refusal
-from chatd.rates import Rate
+from chatd.limits.rates import Rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
         WebSocketOptions,
     )
     from chatd.health import Health
+    from chatd.identity.passwords import Passwords
+    from chatd.identity.tokens import Tokens
     from chatd.loader import Loader
     from chatd.metrics import Metrics
-    from chatd.passwords import Passwords
     from chatd.store.accounts import Accounts, Standing
     from chatd.store.journal import Journal
     from chatd.store.messages import Messages
     from chatd.store.rooms import OwnRoom, Rooms
-    from chatd.tokens import Tokens
     from chatd.wire.outbox import Outbox
 
 

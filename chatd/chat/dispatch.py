@@ -15,8 +15,8 @@ from chatd.chat.refusals import send_error
 from chatd.chat.rooms import join_room, leave_room
 from chatd.decoding import BadMessage, decode
 from chatd.errors import Refusal
+from chatd.limits.rates import spend
 from chatd.protocol import Ok, Ping, Pong, ServerReply
-from chatd.rates import spend
 from chatd.records import format_time
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import hmac
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from chatd.addresses import is_within, parse_address, parse_networks
 from chatd.errors import Refusal, Unavailable
+from chatd.limits.addresses import is_within, parse_address, parse_networks
 from chatd.records import encode_json
 from chatd.wire.http import Response, json_response
 

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from chatd.addresses import limited_as
 from chatd.chat import accounts, rooms
 from chatd.chat.accounts import AccountChange, Caller, Grant, Origin
 from chatd.chat.context import Chat, take
@@ -20,12 +19,13 @@ from chatd.chat.messages import Draft, Page, Sender, page_after, page_before, po
 from chatd.chat.operation import health, metrics, readiness
 from chatd.chat.permissions import check_may
 from chatd.errors import Refusal
+from chatd.limits.addresses import limited_as
 from chatd.records import encode_json
 from chatd.store.messages import NO_SEQ
 from chatd.wire.http import Request, Response, json_response, problem
 
 if TYPE_CHECKING:
-    from chatd.tokens import Claims
+    from chatd.identity.tokens import Claims
 
 
 @dataclass(frozen=True, slots=True)

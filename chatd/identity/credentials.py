@@ -1,6 +1,6 @@
 """The secrets that sign access tokens: given in the configuration, read from a file, or made at first start.
 
-Blocking file access, for `__main__` and `server` before the loop serves anybody. `chatd.tokens` uses what comes out.
+Blocking file access, for `__main__` and `server` before the loop serves anybody. `tokens` uses what comes out.
 """
 
 from __future__ import annotations

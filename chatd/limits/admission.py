@@ -11,8 +11,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from chatd.addresses import limited_as
-from chatd.rates import Rate, spend
+from chatd.limits.addresses import limited_as
+from chatd.limits.rates import Rate, spend
 
 if TYPE_CHECKING:
     from collections.abc import Callable
