@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from chatd.wire.frames import text_frame
-from chatd.wire.outbox import Outbox
+from chatd.wire.outbox import Outbox, put_to_all
 from tests.rawclient import take_frame, take_frames
 
 BOUND = 400
@@ -74,6 +74,40 @@ def test_what_the_socket_does_not_take_waits_for_the_writer(first: int | None) -
     line.outbox.write()
     assert line.payloads() == [b"a", b"b"]
     assert (line.outbox.waiting_bytes, line.outbox.late_bytes) == (0, 6 - (first or 0))
+
+
+def in_every_state() -> list[Line]:
+    """Outboxes whose sockets take all, a part, nothing, or fail; with something waiting, held, or after the end."""
+    lines = [Line(), Line(takes=[2]), Line(takes=[0]), Line(takes=[None]), Line(is_broken=True), Line(), Line(), Line()]
+    waiting, holding, ended = lines[-3:]
+    waiting.takes = [1]
+    waiting.outbox.put(text_frame(b"waits"))
+    holding.outbox.hold(text_frame(b"held"))
+    ended.outbox.end(LAST)
+    return lines
+
+
+def test_a_put_to_all_is_a_put_to_each() -> None:
+    together, one_by_one = in_every_state(), in_every_state()
+    put_to_all([line.outbox for line in together], text_frame(b"for all"))
+    for line in one_by_one:
+        line.outbox.put(text_frame(b"for all"))
+    for line, other in zip(together, one_by_one, strict=True):
+        assert (line.taken, line.calls) == (other.taken, other.calls)
+        assert line.outbox.waiting_bytes == other.outbox.waiting_bytes
+        line.outbox.write()
+        other.outbox.write()
+        assert line.taken == other.taken
+    assert [line.payloads() for line in together[:4]] == [[b"for all"]] * 4
+
+
+def test_what_is_put_after_the_connection_let_go_goes_nowhere() -> None:
+    line = Line(takes=[None])
+    line.outbox.put(text_frame(b"waits"))
+    line.outbox.detach()
+    line.outbox.put(text_frame(b"late"))
+    line.outbox.write()
+    assert (line.taken, line.calls, line.outbox.is_empty) == (b"", ["waiting"], True)
 
 
 def test_nothing_overtakes_what_waits() -> None:
