@@ -107,7 +107,7 @@ def test_what_is_put_after_the_connection_let_go_goes_nowhere() -> None:
     line.outbox.detach()
     line.outbox.put(text_frame(b"late"))
     line.outbox.write()
-    assert (line.taken, line.calls, line.outbox.is_empty) == (b"", ["waiting"], True)
+    assert (bytes(line.taken), line.calls, line.outbox.is_empty) == (b"", ["waiting"], True)
 
 
 def test_nothing_overtakes_what_waits() -> None:
