@@ -58,7 +58,6 @@ def execute(
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"), TimeElapsedColumn())
     with (
         leave_alone(cores.server),
-        receive_on(cores.generator),
         be_nice(niceness),
         open_folder() as folder,
         Progress(*columns, console=console, refresh_per_second=4) as progress,
@@ -100,7 +99,10 @@ def execute_one(run: Run, place: Place, on_progress: load.Progress) -> figures.O
     clients = place.folder / "clients"
     seed.write_clients(population, clients)
     try:
-        with SERVERS[run.server].open(population, place) as server:
+        with (
+            SERVERS[run.server].open(population, place) as server,
+            receive_on(place.cores.generator) if scenario.is_steered else contextlib.nullcontext(),
+        ):
             done = load.run_load(scenario, server, clients=clients, cores=place.cores, on_progress=on_progress)
         failure = figures.failure_of(done)
         if failure:

@@ -29,6 +29,14 @@ class Scenario:
     drain_s: float = 10.0
     idle_s: float = 5.0
 
+    @property
+    def is_steered(self) -> bool:
+        """Whether the clients' side of the network is to run on the clients' core. At a steady rate it is: there a
+        server that is late pays for it in latency. As fast as it goes, and for the CPU of a delivery, all of a `send`
+        counts, as in the table of the design.
+        """
+        return self.mode == "steady"
+
     def flags(self) -> dict[str, float]:
         """The generator's flags for this row."""
         return {
