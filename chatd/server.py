@@ -24,6 +24,7 @@ from chatd.backends import StartFault, check_back_ends, hold_data_folder, open_d
 from chatd.bus.hub import HubOptions, open_hub
 from chatd.bus.local import LocalBus
 from chatd.bus.port import Event, Notice
+from chatd.bus.proof import Proof, open_proof
 from chatd.chat.accounts import DAY_MS
 from chatd.chat.catchup import follow
 from chatd.chat.context import Arrival, Chat, Options, rates_of
@@ -159,8 +160,9 @@ async def open_chat(
         holding.append(chat.flush)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_let_follow, chat, to_follow)
-            await _prove(chat, facts)
-            nursery.start_soon(_keep_up, chat, facts)
+            proof = await open_proof(bus, hub)
+            await _prove(chat, facts, proof)
+            nursery.start_soon(_keep_up, chat, facts, proof)
             yield chat
             nursery.cancel_scope.cancel()
         try:
@@ -218,12 +220,12 @@ async def _let_follow(chat: Chat, to_follow: trio.MemoryReceiveChannel[tuple[Ses
             nursery.start_soon(let_follow, session, room_id, after)
 
 
-async def _keep_up(chat: Chat, facts: Facts) -> None:
+async def _keep_up(chat: Chat, facts: Facts, proof: Proof) -> None:
     """Every few seconds: prove that the parts work, store who left, and once an hour forget old sessions."""
     next_cleaning = trio.current_time()
     while True:
         await trio.sleep(UPKEEP_S)
-        await _prove(chat, facts)
+        await _prove(chat, facts, proof)
         try:
             await _store_departures(chat)
             if trio.current_time() >= next_cleaning:
@@ -235,8 +237,8 @@ async def _keep_up(chat: Chat, facts: Facts) -> None:
             log.warning("upkeep_failed", detail=refusal.detail)
 
 
-async def _prove(chat: Chat, facts: Facts) -> None:
-    """Read and write the database, and hear the bus."""
+async def _prove(chat: Chat, facts: Facts, proof: Proof) -> None:
+    """Write and read the database, and send an event from the bus to an outbox."""
     part = "database"
     try:
         now = str(chat.clock())
@@ -246,8 +248,9 @@ async def _prove(chat: Chat, facts: Facts) -> None:
             return
         chat.health.prove(part)
         part = "bus"
-        await chat.bus.devices([])
+        await proof.deliver(within_s=UPKEEP_S)
         chat.health.prove(part)
+        chat.health.prove("delivery")
     except Refusal as refusal:
         chat.health.fail(part, refusal.detail)
 

@@ -92,6 +92,12 @@ class Hub:
     def room(self, room_id: str) -> ActiveRoom | None:
         return self._rooms.get(room_id)
 
+    def open_own_room(self, room_id: str, receiver: Receiver) -> ActiveRoom:
+        """A room that no store knows, with its only receiver: for a proof that events are delivered."""
+        room = self._rooms[room_id] = ActiveRoom(room_id, last_seq=0, tail_events=0)
+        room.add(receiver)
+        return room
+
     def listen(self, receiver: Receiver, room_id: str, *, after: int, max_bytes: int = 0) -> bool:
         """Let the receiver hear an active room: at once what it missed since `after`, then all that comes.
 

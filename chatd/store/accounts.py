@@ -162,12 +162,8 @@ class Accounts:
 
     async def saw(self, seen_at: Mapping[str, int]) -> None:
         """Note when users were last seen (milliseconds); never moves back."""
-
-        async def work(tx: Transaction) -> None:
-            for user_id, now_ms in seen_at.items():
-                await tx.run(self._queries["accounts.saw"], {"id": user_id, "now": now_ms})
-
-        await self._database.transaction(work)
+        query, seen = self._queries["accounts.saw"], encode_json(list(seen_at.items())).decode()
+        await self._database.transaction(lambda tx: tx.run(query, {"seen": seen}))
 
     async def add_session(self, session: NewSession, now_ms: int) -> None:
         query = self._queries["accounts.add_session"]

@@ -38,7 +38,7 @@ CACHE_KIB: Final = 64 * 1024
 #: The log is copied into the database by a thread of its own, so that no commit waits for it: every so many seconds,
 #: if so many rows have changed. The writer does it itself only past so many pages (256 MiB).
 CHECKPOINT_S: Final = 1.0
-CHECKPOINT_ROWS: Final = 10_000
+CHECKPOINT_ROWS: Final = 4000
 CHECKPOINT_PAGES: Final = 64_000
 #: Milliseconds that the end of a checkpoint may hold up the writer while a reader is in its way.
 CHECKPOINT_TIMEOUT_MS: Final = 100

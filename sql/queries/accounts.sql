@@ -41,9 +41,6 @@ UPDATE users SET password_hash = :password_hash, updated_at = :now WHERE id = :i
 -- name: disable
 UPDATE users SET disabled_at = :now, updated_at = :now WHERE id = :id AND disabled_at IS NULL;
 
--- name: saw
-UPDATE users SET last_seen_at = :now WHERE id = :id AND (last_seen_at IS NULL OR last_seen_at < :now);
-
 -- name: add_session
 INSERT INTO user_sessions (id, user_id, refresh_hash, address, user_agent, created_at, refreshed_at, expires_at)
 VALUES (:id, :user_id, :refresh_hash, :address, :user_agent, :now, :now, :expires_at);

@@ -9,3 +9,9 @@ JOIN users ON users.id = user_sessions.user_id;
 
 -- name: forget_spent
 DELETE FROM spent_refresh_tokens WHERE refresh_hash IN (SELECT wanted.value FROM json_each(:hashes) AS wanted);
+
+-- name: saw
+-- When users were last seen, as [id, time]; never moves back.
+UPDATE users SET last_seen_at = seen.value ->> 1
+FROM json_each(:seen) AS seen
+WHERE users.id = seen.value ->> 0 AND (users.last_seen_at IS NULL OR users.last_seen_at < seen.value ->> 1);
