@@ -15,7 +15,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import trio
 
@@ -27,7 +27,7 @@ from chatd.bus.port import Event, Notice
 from chatd.bus.proof import Proof, open_proof
 from chatd.chat.accounts import DAY_MS
 from chatd.chat.catchup import follow
-from chatd.chat.context import Arrival, Chat, Options, rates_of
+from chatd.chat.context import Arrival, Chat, Options, flush, rates_of
 from chatd.chat.routes import answer
 from chatd.chat.session import Session
 from chatd.chat.sessions import Sessions
@@ -52,6 +52,9 @@ from chatd.store.journal import JournalOptions, open_journal
 from chatd.store.messages import Messages
 from chatd.store.rooms import NewRoom, Rooms
 
+if TYPE_CHECKING:
+    from chatd.wire.outbox import Outbox
+
 log = telemetry.get_logger(__name__)
 
 #: Devices that wait to follow a join made elsewhere; past it the device is told to reconnect.
@@ -66,7 +69,7 @@ MEMBERSHIP_NOTICES: Final[dict[str, Literal["member_joined", "member_left"]]] = 
 #: Seconds between two looks at whether there is garbage to collect.
 COLLECT_S: Final = 0.25
 #: Sessions that expired so long ago are removed.
-FORGET_SESSIONS_MS: Final = 30 * 86_400_000
+FORGET_SESSIONS_MS: Final = 30 * DAY_MS
 #: Clients that are told of the shutdown before the loop turns to others.
 DRAIN_BATCH: Final = 200
 #: Clients are asked to come back within so many milliseconds at least, and one more for each connection.
@@ -105,17 +108,13 @@ async def open_chat(
         bus = LocalBus(trio.current_time)
         hub_options = HubOptions(tail_events=config.messages.tail, slice_receivers=config.websocket.fanout_slice)
         hub = await enter(open_hub(bus, hub_options, read_last_seqs=rooms.last_seqs, read_events=messages.events_after))
-        holding: list[Callable[[], None]] = []
+        holding: list[Outbox] = []
 
         def publish(events: Sequence[Event]) -> None:
             bus.publish(events)
             for event in events:
                 if event.subject is not None and (kind := MEMBERSHIP_NOTICES.get(event.kind)) is not None:
                     bus.announce(Notice(kind, event.subject, event.room_id, event.seq))
-
-        def after_batch() -> None:
-            for flush in holding:
-                flush()
 
         journal_options = JournalOptions(
             max_waiting=config.database.journal_max_waiting,
@@ -125,7 +124,7 @@ async def open_chat(
         journal = await enter(
             open_journal(
                 database, queries, journal_options, clock=clock, metrics=metrics, publish=publish,
-                after_batch=after_batch,
+                after_batch=partial(flush, holding),
             )
         )  # fmt: skip
         arrivals = await enter(open_loader(partial(_read_arrivals, accounts, rooms)))
@@ -156,8 +155,8 @@ async def open_chat(
             passwords=Passwords(cost=config.auth.bcrypt_cost, workers=config.auth.bcrypt_workers),
             metrics=metrics,
             health=Health(trio.current_time, stale_after_s=5 * UPKEEP_S),
+            holding=holding,
         )
-        holding.append(chat.flush)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_let_follow, chat, to_follow)
             proof = await open_proof(bus, hub)

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import pytest
 
-from chatd import telemetry
 from chatd.__main__ import main
 from tests.daemon import environment
+from tests.logs import own_logging
 
 CHECKOUT = Path(__file__).parent.parent
 
@@ -44,12 +44,11 @@ class Shell:
             assert isinstance(stdin, str)
             return run_process(self.folder, *arguments, stdin=stdin, wrapper=(), **options)
         variables = environment(self.folder / "data", limits=False, **options)
-        with pytest.MonkeyPatch.context() as patch:
+        with own_logging(), pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.folder)
             for name, value in variables.items():
                 patch.setenv(name, value)
             patch.setattr(sys, "stdin", io.StringIO(stdin) if isinstance(stdin, str) else stdin)
-            patch.setattr(telemetry, "_output", telemetry._output)
             status = 0
             try:
                 main(arguments)

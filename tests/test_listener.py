@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import json
-import logging
 import resource
 import socket
 import struct
@@ -23,6 +22,7 @@ from chatd.config import HttpOptions
 from chatd.errors import Refusal
 from chatd.listener import LINGER_S, SLICE_BYTES, Handler, HttpService, serve_http
 from chatd.wire.http import ClientGone, Request, Response, json_response
+from tests.logs import own_logging
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -54,15 +54,11 @@ class Log(io.StringIO):
 
 
 @pytest.fixture(autouse=True)
-def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
-    monkeypatch.setattr(telemetry, "_output", telemetry._output)
-    root = logging.getLogger()
-    level, handlers = root.level, root.handlers[:]
+def log() -> Iterator[Log]:
     log = Log()
-    telemetry.configure_logging("info", "json", log)
-    yield log
-    root.setLevel(level)
-    root.handlers[:] = handlers
+    with own_logging():
+        telemetry.configure_logging("info", "json", log)
+        yield log
 
 
 @dataclass(frozen=True)

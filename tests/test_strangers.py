@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import trio
 from chatd import telemetry
 from chatd.protocol import CLIENT_TYPES
 from tests.daemon import Daemon, open_daemon
+from tests.logs import own_logging
 from tests.rawclient import CLOSE, TEXT, RawClient, frame, open_raw, upgrade_request
 
 if TYPE_CHECKING:
@@ -43,15 +43,11 @@ NUMBERS = (0, 1, -1, 50, 100, 101, 2**31, 2**53, 2**53 + 1, 2**63, 2**64, -(2**6
 
 
 @pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    monkeypatch.setattr(telemetry, "_output", telemetry._output)
-    root = logging.getLogger()
-    level, handlers = root.level, root.handlers[:]
-    stream = io.StringIO()
-    telemetry.configure_logging("warning", "json", stream)
-    yield stream
-    root.setLevel(level)
-    root.handlers[:] = handlers
+def log() -> Iterator[io.StringIO]:
+    log = io.StringIO()
+    with own_logging():
+        telemetry.configure_logging("warning", "json", log)
+        yield log
 
 
 @pytest.fixture

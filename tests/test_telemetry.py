@@ -14,6 +14,7 @@ import trio
 
 from chatd import telemetry
 from chatd.telemetry import bind_context, configure_logging, get_logger
+from tests.logs import own_logging
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,12 +30,8 @@ class Terminal(io.StringIO):
 @pytest.fixture(autouse=True)
 def restored_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setattr(telemetry, "_output", telemetry._output)
-    root = logging.getLogger()
-    level, handlers = root.level, root.handlers[:]
-    yield
-    root.setLevel(level)
-    root.handlers[:] = handlers
+    with own_logging():
+        yield
 
 
 @pytest.fixture

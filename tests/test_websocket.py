@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from chatd.config import Secret
 from chatd.identity.tokens import MAX_TOKEN_CHARACTERS, Tokens
 from chatd.protocol import CLIENT_TYPES, GetHistory
 from tests.daemon import Daemon, open_daemon
+from tests.logs import own_logging
 from tests.rawclient import TEXT, frame, message, open_raw
 
 if TYPE_CHECKING:
@@ -39,15 +39,11 @@ async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
 
 
 @pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    monkeypatch.setattr(telemetry, "_output", telemetry._output)
-    root = logging.getLogger()
-    level, handlers = root.level, root.handlers[:]
-    stream = io.StringIO()
-    telemetry.configure_logging("info", "json", stream)
-    yield stream
-    root.setLevel(level)
-    root.handlers[:] = handlers
+def log() -> Iterator[io.StringIO]:
+    log = io.StringIO()
+    with own_logging():
+        telemetry.configure_logging("info", "json", log)
+        yield log
 
 
 # Authentication

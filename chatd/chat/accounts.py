@@ -146,7 +146,7 @@ async def login(chat: Chat, origin: Origin, *, email: str, password: str) -> Gra
         log.info("sign_in_failed", address=origin.address)
         raise Refusal("unauthenticated", "Email or password is wrong.")
     if account.disabled_at is not None:
-        raise Refusal("forbidden", "This account is disabled; ask the administrator.")
+        raise _disabled()
     log.info("signed_in", user=account.id, address=origin.address)
     return await sign_in(chat, origin, account)
 
@@ -174,7 +174,7 @@ async def refresh(chat: Chat, origin: Origin, refresh_token: str) -> Grant:
         raise Refusal("unauthenticated", "This session was ended; sign in again.")
     account = await chat.accounts.by_id(session.user_id)
     if account is None or account.disabled_at is not None:
-        raise Refusal("forbidden", "This account is disabled; ask the administrator.")
+        raise _disabled()
     return _grant(chat, account, session.id, new_token)
 
 
@@ -217,9 +217,13 @@ def check_standing(standing: Standing | None, user_id: str) -> None:
     if standing is None or standing.user_id != user_id:
         raise Refusal("unauthenticated", "This session does not exist any more; sign in again.")
     if standing.disabled_at is not None:
-        raise Refusal("forbidden", "This account is disabled; ask the administrator.")
+        raise _disabled()
     if standing.revoked_at is not None:
         raise Refusal("unauthenticated", "This session was ended; sign in again.")
+
+
+def _disabled() -> Refusal:
+    return Refusal("forbidden", "This account is disabled; ask the administrator.")
 
 
 async def own_account(chat: Chat, caller: Caller) -> Account:

@@ -6,7 +6,7 @@ here, so that a limit has one name.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from chatd.errors import Refusal
@@ -106,13 +106,14 @@ class Chat:
     metrics: Metrics
     health: Health
     #: Outboxes that hold an acknowledgement until the batch's events have been sent.
-    holding: list[Outbox] = field(default_factory=list)
+    holding: list[Outbox]
 
-    def flush(self) -> None:
-        """Send the acknowledgements that no event took along. The journal calls it after each batch."""
-        for outbox in self.holding:
-            outbox.flush()
-        self.holding.clear()
+
+def flush(holding: list[Outbox]) -> None:
+    """Send the acknowledgements that no event took along. The journal calls it after each batch."""
+    for outbox in holding:
+        outbox.flush()
+    holding.clear()
 
 
 async def take(chat: Chat, key: str, rate: Rate, detail: str) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chatd.chat.content import check_client_message_id, check_content, check_metadata, hash_request
+from chatd.chat.context import take
 from chatd.chat.permissions import check_may
 from chatd.chat.refusals import send_error
 from chatd.errors import Refusal
@@ -109,20 +110,15 @@ async def prepare(chat: Chat, sender: Sender, draft: SendMessage | Draft, settle
     client_message_id = draft.client_message_id
     if draft.message_type in ("image", "file") or draft.file_id is not None:
         raise Refusal("feature_disabled", "This server does not take files yet; send text or code.")
-    metadata = None if draft.metadata is None else check_metadata(draft.metadata, limits)
+    metadata = check_metadata(draft.metadata, limits)
     request_hash = None
     if client_message_id is not None:
         check_client_message_id(client_message_id, limits)
         request_hash = hash_request(draft.room_id, draft.message_type, content, draft.reply_to, metadata)
     if draft.reply_to is not None and await chat.messages.seq_of(draft.room_id, draft.reply_to) is None:
         raise Refusal("not_found", "There is no message `replyTo` in this room.")
-    wait_ms = await chat.bus.take("messages:" + sender.user_id, chat.rates.messages)
-    if wait_ms:
-        raise Refusal(
-            "rate_limited",
-            f"You may send {limits.messages_per_minute} messages a minute; wait a little.",
-            retry_after_ms=wait_ms,
-        )
+    detail = f"You may send {limits.messages_per_minute} messages a minute; wait a little."
+    await take(chat, "messages:" + sender.user_id, chat.rates.messages, detail)
     return Post(
         room_id=draft.room_id,
         sender_id=sender.user_id,

@@ -48,7 +48,7 @@ class Session:
 
     __slots__ = (
         "address", "catching_up", "changes", "connection_id", "expires_at_ms", "has_arrived", "joining", "line",
-        "outbox", "pending", "put", "put_ephemeral", "requests_full_at", "rooms", "session_ids", "user_id", "username",
+        "outbox", "pending", "put", "requests_full_at", "rooms", "session_ids", "user_id", "username",
     )  # fmt: skip
 
     def __init__(self, connection_id: str, address: str, line: Line) -> None:
@@ -57,7 +57,6 @@ class Session:
         self.line = line
         self.outbox = line.outbox
         self.put = line.outbox.put
-        self.put_ephemeral = line.outbox.put_ephemeral
         self.user_id = ""
         self.username = ""
         #: The sign-in that the token belongs to; two of them while one token is exchanged for another.
