@@ -119,6 +119,7 @@ class HttpOptions(Struct, frozen=True, kw_only=True):
 
     host: Name = "127.0.0.1"
     port: Port = 3000
+    reuse_port: bool = False
     trusted_proxies: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     max_connections: Limit = 1000
@@ -144,6 +145,8 @@ class DatabaseOptions(Struct, frozen=True, kw_only=True):
     url: Secret = Secret()
     pool_min: Positive = 1
     pool_max: Positive = 8
+    committers: Annotated[int, Meta(ge=1, le=64)] = 2
+    timeout_s: Seconds = 3
     migrate: bool = False
     readers: Annotated[int, Meta(ge=1, le=64)] = 2
     journal_max_waiting: Positive = 10_000
@@ -154,12 +157,16 @@ class DatabaseOptions(Struct, frozen=True, kw_only=True):
             yield "url", "expected a URL like postgresql://user:password@host/database"
         if self.pool_max < self.pool_min:
             yield "pool_max", f"must be at least pool_min, which is {self.pool_min}"
+        if self.pool_max <= self.committers:
+            yield "pool_max", f"must be more than committers, which is {self.committers}, so that reading goes on"
 
 
 class BusOptions(Struct, frozen=True, kw_only=True):
     """How nodes hear of each other."""
 
     url: Secret = Secret()
+    prefix: Annotated[str, Meta(pattern=r"^[\w.-]{1,50}$")] = "chatd"
+    timeout_s: Seconds = 2
 
     def faults(self) -> Iterator[Fault]:
         if self.url and not self.url.reveal().startswith(("redis://", "rediss://", "unix://")):

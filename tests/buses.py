@@ -36,6 +36,8 @@ class RecordingEars:
         self.events: list[Event] = []
         self.signals: list[tuple[str, bytes, str]] = []
         self.notices: list[Notice] = []
+        self.losses = 0
+        self.returns = 0
         self._has_heard = trio.Event()
 
     def hear_events(self, events: Sequence[Event]) -> None:
@@ -48,6 +50,14 @@ class RecordingEars:
 
     def hear_notice(self, notice: Notice) -> None:
         self.notices.append(notice)
+        self._has_heard.set()
+
+    def hear_loss(self) -> None:
+        self.losses += 1
+        self._has_heard.set()
+
+    def hear_return(self) -> None:
+        self.returns += 1
         self._has_heard.set()
 
     async def wait_until(self, is_heard: Callable[[], Any]) -> None:

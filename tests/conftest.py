@@ -3,5 +3,10 @@
 from tests.buses import bus as bus
 from tests.buses import ears as ears
 from tests.buses import ticker as ticker
+from tests.servers import RUN
 from tests.stores import database as database
 from tests.stores import store as store
+
+
+def pytest_sessionfinish() -> None:
+    RUN.close()

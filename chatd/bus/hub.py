@@ -172,6 +172,12 @@ class Hub:
     def hear_notice(self, notice: Notice) -> None:
         self.on_notice(notice)
 
+    def hear_loss(self) -> None:
+        """Compare positions soon."""
+
+    def hear_return(self) -> None:
+        """Compare positions soon, and have everything else read again that notices tell."""
+
     # -- delivery -------------------------------------------------------------------------------------------------
 
     def _hear_room(self, room_id: str, events: Sequence[Event]) -> None:

@@ -23,6 +23,8 @@ _SWEEP_KEYS = 10_000
 class LocalBus:
     """`Bus` within one process."""
 
+    is_out = False
+
     def __init__(self, seconds: Seconds) -> None:
         self._seconds = seconds
         self._ears: Ears | None = None

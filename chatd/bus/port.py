@@ -50,10 +50,23 @@ class Ears(Protocol):
     def hear_events(self, events: Sequence[Event]) -> None: ...
     def hear_signal(self, room_id: str, body: bytes, about: str) -> None: ...
     def hear_notice(self, notice: Notice) -> None: ...
+    def hear_loss(self) -> None:
+        """Events may have been lost: the positions of rooms have to be compared with the store soon."""
+
+    def hear_return(self) -> None:
+        """The bus was away and is back, every subscription with it: events and notices may have been missed."""
 
 
 class Bus(Protocol):
-    """Who hears what, across nodes."""
+    """Who hears what, across nodes.
+
+    While a bus is out (a server behind it is gone) nothing here fails and nothing waits long: what is published is
+    lost, rates and devices are this node's own, subscriptions are kept for later, and the ears are told what to mend.
+    """
+
+    @property
+    def is_out(self) -> bool:
+        """Nothing is carried at the moment: positions are worth comparing more often."""
 
     def attach(self, ears: Ears) -> None:
         """Deliver what is heard to `ears`; called once, before anything is subscribed."""
@@ -65,10 +78,13 @@ class Bus(Protocol):
         """Send an ephemeral event to every subscribed node, for everybody in the room but the user `about`."""
 
     def announce(self, notice: Notice) -> None:
-        """Send a notice to every node, this one included."""
+        """Send a notice to every node, this one included; kept for later while the bus is out, so it may come twice."""
 
     async def subscribe(self, room_ids: Iterable[str]) -> None:
-        """Hear these rooms; what is published after the return is heard."""
+        """Hear these rooms; what is published after the return is heard, or `hear_return` is called later.
+
+        Subscribing and unsubscribing take effect in the order of the calls, whether they are waited for or not.
+        """
 
     async def unsubscribe(self, room_ids: Iterable[str]) -> None: ...
 

@@ -1,0 +1,23 @@
+"""The one asyncio loop of a daemon whose back ends speak asyncio: triopg's and redis-py's, inside of Trio.
+
+The door to trio_asyncio. `backends` opens it before the adapters and only for them: on the embedded back ends no such
+loop runs and nothing of this is imported. An asyncio task on it runs on Trio's thread and may call whatever is sync.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import trio_asyncio
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import AsyncIterator
+
+
+@asynccontextmanager
+async def open_asyncio_loop() -> AsyncIterator[asyncio.AbstractEventLoop]:
+    """Run an asyncio loop for as long as the block lasts; what is awaited inside of the block finds it by itself."""
+    async with trio_asyncio.open_loop() as loop:
+        yield loop
