@@ -24,18 +24,12 @@ from chatd.backends import StartFault, check_back_ends, hold_data_folder, open_d
 from chatd.bus.hub import HubOptions, open_hub
 from chatd.bus.local import LocalBus
 from chatd.bus.port import Event, Notice
-from chatd.bus.proof import Proof, open_proof
-from chatd.chat.accounts import DAY_MS
-from chatd.chat.catchup import follow
-from chatd.chat.context import Arrival, Chat, Options, flush, rates_of
+from chatd.chat.context import Chat, Options, flush, rates_of
 from chatd.chat.routes import answer
-from chatd.chat.session import Session
 from chatd.chat.sessions import Sessions
 from chatd.clock import Clock, wall_clock_ms
 from chatd.collector import Collector
 from chatd.config import Config, Secret
-from chatd.errors import CloseCode, Refusal
-from chatd.health import Health
 from chatd.identity.credentials import find_signing_secrets, signing_secrets
 from chatd.identity.passwords import Passwords
 from chatd.identity.tokens import Tokens
@@ -51,16 +45,13 @@ from chatd.store.facts import Facts
 from chatd.store.journal import JournalOptions, open_journal
 from chatd.store.messages import Messages
 from chatd.store.rooms import NewRoom, Rooms
+from chatd.upkeep import Followers, new_health, open_upkeep, read_arrivals
 
 if TYPE_CHECKING:
     from chatd.wire.outbox import Outbox
 
 log = telemetry.get_logger(__name__)
 
-#: Devices that wait to follow a join made elsewhere; past it the device is told to reconnect.
-MAX_FOLLOWING: Final = 1000
-#: Seconds between two proofs that the parts work, and between two writings of who was last seen.
-UPKEEP_S: Final = 2.0
 #: Events that every node has to hear of, whoever listens to the room there.
 MEMBERSHIP_NOTICES: Final[dict[str, Literal["member_joined", "member_left"]]] = {
     "user_joined": "member_joined",
@@ -68,8 +59,6 @@ MEMBERSHIP_NOTICES: Final[dict[str, Literal["member_joined", "member_left"]]] = 
 }
 #: Seconds between two looks at whether there is garbage to collect.
 COLLECT_S: Final = 0.25
-#: Sessions that expired so long ago are removed.
-FORGET_SESSIONS_MS: Final = 30 * DAY_MS
 #: Clients that are told of the shutdown before the loop turns to others.
 DRAIN_BATCH: Final = 200
 #: Clients are asked to come back within so many milliseconds at least, and one more for each connection.
@@ -127,8 +116,8 @@ async def open_chat(
                 after_batch=partial(flush, holding),
             )
         )  # fmt: skip
-        arrivals = await enter(open_loader(partial(_read_arrivals, accounts, rooms)))
-        followers, to_follow = trio.open_memory_channel[tuple[Session, str, int]](MAX_FOLLOWING)
+        arrivals = await enter(open_loader(partial(read_arrivals, accounts, rooms)))
+        followers = Followers()
         chat = Chat(
             options=Options(
                 limits=config.limits,
@@ -150,25 +139,15 @@ async def open_chat(
             rooms=rooms,
             messages=messages,
             arrivals=arrivals,
-            sessions=Sessions(hub, bus, partial(_queue_follower, followers)),
+            sessions=Sessions(hub, bus, followers.queue),
             tokens=Tokens(secrets.current, secrets.previous or Secret(), access_s=config.auth.access_minutes * 60),
             passwords=Passwords(cost=config.auth.bcrypt_cost, workers=config.auth.bcrypt_workers),
             metrics=metrics,
-            health=Health(trio.current_time, stale_after_s=5 * UPKEEP_S),
+            health=new_health(trio.current_time),
             holding=holding,
         )
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_let_follow, chat, to_follow)
-            proof = await open_proof(bus, hub)
-            await _prove(chat, facts, proof)
-            nursery.start_soon(_keep_up, chat, facts, proof)
+        async with open_upkeep(chat, facts, followers):
             yield chat
-            nursery.cancel_scope.cancel()
-        try:
-            await _store_departures(chat)
-        except Refusal as refusal:
-            # Nobody is there to be told, and nothing that was acknowledged is lost.
-            log.warning("departures_not_stored", detail=refusal.detail)
 
 
 async def _have_lobby(config: Config, rooms: Rooms, facts: Facts, clock: Clock) -> None:
@@ -177,92 +156,6 @@ async def _have_lobby(config: Config, rooms: Rooms, facts: Facts, clock: Clock) 
         lobby = NewRoom(new_id(), "public", config.server.lobby, None, None)
         await rooms.add(lobby, owner_id=None, member_ids=(), now_ms=clock())
         await facts.get_or_add("lobby", lobby.id)
-
-
-async def _read_arrivals(
-    accounts: Accounts, rooms: Rooms, keys: Sequence[tuple[str, str]]
-) -> dict[tuple[str, str], Arrival]:
-    """Standing and rooms of all who authenticate at this moment, in two queries."""
-    standings = await accounts.standings([session_id for session_id, _ in keys])
-    own_rooms = await rooms.of_users(list({user_id for _, user_id in keys}))
-    return {key: Arrival(standings.get(key[0]), own_rooms.get(key[1], [])) for key in keys}
-
-
-def _queue_follower(
-    followers: trio.MemorySendChannel[tuple[Session, str, int]], session: Session, room_id: str, seq: int
-) -> None:
-    try:
-        followers.send_nowait((session, room_id, max(seq - 1, 0)))
-    except trio.WouldBlock:
-        session.line.end(CloseCode.TRY_LATER, "your rooms change too fast: reconnect")
-
-
-async def _let_follow(chat: Chat, to_follow: trio.MemoryReceiveChannel[tuple[Session, str, int]]) -> None:
-    """Devices whose user joined a room on another one begin to hear it; none waits for another that reads slowly."""
-    places = trio.Semaphore(MAX_FOLLOWING)
-
-    async def let_follow(session: Session, room_id: str, after: int) -> None:
-        try:
-            await follow(chat, session, room_id, after)
-        except Refusal as refusal:
-            session.line.end(CloseCode.TRY_LATER, f"{refusal.code}: reconnect")
-        except Exception:
-            # This is one connection's work, although no task of its nursery does it.
-            log.exception("following_failed", connection=session.connection_id, room=room_id)
-            session.line.end(CloseCode.INTERNAL, "internal error")
-        finally:
-            places.release()
-
-    async with trio.open_nursery() as nursery:
-        async for session, room_id, after in to_follow:
-            await places.acquire()
-            nursery.start_soon(let_follow, session, room_id, after)
-
-
-async def _keep_up(chat: Chat, facts: Facts, proof: Proof) -> None:
-    """Every few seconds: prove that the parts work, store who left, and once an hour forget old sessions."""
-    next_cleaning = trio.current_time()
-    while True:
-        await trio.sleep(UPKEEP_S)
-        await _prove(chat, facts, proof)
-        try:
-            await _store_departures(chat)
-            if trio.current_time() >= next_cleaning:
-                next_cleaning = trio.current_time() + 3600
-                await chat.accounts.forget_sessions(chat.clock() - FORGET_SESSIONS_MS)
-                # So long after its use a token would have expired: that it comes back tells nothing any more.
-                await chat.accounts.forget_spent_tokens(chat.clock() - chat.options.auth.refresh_days * DAY_MS)
-        except Refusal as refusal:
-            log.warning("upkeep_failed", detail=refusal.detail)
-
-
-async def _prove(chat: Chat, facts: Facts, proof: Proof) -> None:
-    """Write and read the database, and send an event from the bus to an outbox."""
-    part = "database"
-    try:
-        now = str(chat.clock())
-        await facts.put("proof", now)
-        if await facts.get("proof") != now:
-            chat.health.fail(part, "It does not give back what was written.")
-            return
-        chat.health.prove(part)
-        part = "bus"
-        await proof.deliver(within_s=UPKEEP_S)
-        chat.health.prove(part)
-        chat.health.prove("delivery")
-    except Refusal as refusal:
-        chat.health.fail(part, refusal.detail)
-
-
-async def _store_departures(chat: Chat) -> None:
-    departures, chat.sessions.departures = chat.sessions.departures, {}
-    if departures:
-        try:
-            await chat.accounts.saw(departures)
-        except Refusal:
-            # For the next time; who has left again since then did so later.
-            chat.sessions.departures = departures | chat.sessions.departures
-            raise
 
 
 # -- the sockets --------------------------------------------------------------------------------------------------

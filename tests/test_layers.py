@@ -24,6 +24,7 @@ LAYERS: Final = (
     {"__main__"},
     {"administration"},
     {"server"},
+    {"upkeep"},
     {"backends"},
     {"nursery", "listener"},
     {"connection"},
@@ -70,7 +71,7 @@ DOORS: Final = {
 CLOSED: Final = {"chat": {"trio", "socket"}, "wire": {"trio"}}
 
 #: These start tasks wherever they like; those, only in a function named open_…, whose block the tasks live in.
-STARTERS: Final = {"nursery.py", "listener.py", "server.py"}
+STARTERS: Final = {"nursery.py", "listener.py", "server.py", "upkeep.py"}
 OPENERS: Final = ("store/", "bus/", "loader.py", "client.py")
 
 #: These see the whole configuration: who uses it, and who makes it.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from chatd import server
+from chatd import upkeep
 from tests.daemon import Daemon, open_daemon
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ async def test_daemon_is_alive_and_ready_with_every_part_proven(daemon: Daemon) 
 async def test_daemon_is_not_ready_while_its_database_is_out_and_ready_again_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "UPKEEP_S", 0.02)
+    monkeypatch.setattr(upkeep, "UPKEEP_S", 0.02)
     async with open_daemon(tmp_path) as daemon:
         with closing(sqlite3.connect(tmp_path / "chatd.db", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
