@@ -75,7 +75,8 @@ def _ask_before_dropping(config: Config) -> None:
     """Go on only with a yes from the terminal. Raises `StartFault`."""
     if not sys.stdin.isatty():
         raise StartFault("`chatd migrate down` drops tables with all that is in them; say --yes if that is meant.")
-    print(f"This drops tables with all that is in them, in {config.server.data_path}.")
+    where = "the database of [database] url" if config.database.url else config.server.data_path
+    print(f"This drops tables with all that is in them, in {where}.")
     if input("Go on? Type yes: ").strip() != "yes":
         raise StartFault("Nothing was changed.")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from chatd import __version__
 from chatd.backends import StartFault, check_back_ends, database_path, open_database, open_database_for_looking
+from chatd.bus.port import Notice
 from chatd.chat import accounts
 from chatd.chat.accounts import Origin
 from chatd.errors import Refusal, bad_fields
@@ -102,7 +103,8 @@ async def disable_user(config: Config, username: str) -> str:
     async with open_chat(config) as chat:
         account = await _account(chat, username)
         await chat.accounts.disable(account.id, chat.clock())
-        return f"{account.username} is disabled; " + _until_tokens_end(config)
+        chat.bus.announce(Notice("account_disabled", account.id))
+        return f"{account.username} is disabled; " + _what_of_connections(config)
 
 
 async def set_password(config: Config, username: str, password: str) -> str:
@@ -112,14 +114,17 @@ async def set_password(config: Config, username: str, password: str) -> str:
             raise bad_fields({"password": fault})
         hashed = await chat.passwords.hash(password)
         await chat.accounts.change(account.id, None, NewPassword(hashed), now_ms=chat.clock())
+        chat.bus.announce(Notice("session_revoked", account.id))
         return (
             f"The password of {account.username} is changed and all of their sessions are ended; "
-            + _until_tokens_end(config)
+            + _what_of_connections(config)
         )
 
 
-def _until_tokens_end(config: Config) -> str:
-    """What a running daemon, which hears nothing of it, makes of what was done."""
+def _what_of_connections(config: Config) -> str:
+    """What running daemons make of it: they hear it by way of a shared bus, and not of one within a process."""
+    if config.bus.url:
+        return "live connections are closed."
     return f"live connections and tokens already given end within {config.auth.access_minutes} minutes."
 
 

@@ -1,16 +1,21 @@
-"""What stands behind the daemon, from its configuration: is it usable, the database opened, the schema brought up.
+"""What stands behind the daemon, from its configuration: is it usable, database and bus opened, the schema brought up.
 
-`server` and `administration` use it before anything is served. It changes nothing before it has looked.
+`server` and `administration` use it before anything is served. It changes nothing before it has looked. The adapters of
+PostgreSQL and Redis, and the asyncio loop that they share, are imported only where a URL asks for them.
 """
 
 from __future__ import annotations
 
 import os
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
 
 from chatd import telemetry
+from chatd.bus.local import LocalBus
 from chatd.errors import Unavailable
+from chatd.ids import new_id
 from chatd.process import hold_folder
 from chatd.store.migrations import SchemaFault, migrate, read_migrations, read_state
 from chatd.store.queries import Queries
@@ -20,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from chatd.config import BusOptions, DatabaseOptions
+    from chatd.bus.port import Bus
+    from chatd.config import BusOptions, Config, DatabaseOptions
     from chatd.store.database import Database
 
 log = telemetry.get_logger(__name__)
@@ -44,20 +50,90 @@ def hold_data_folder(data_path: Path) -> Iterator[None]:
         yield
 
 
+class BackEnds(NamedTuple):
+    """What was opened: the database with its queries, and the bus."""
+
+    database: Database
+    queries: Queries
+    bus: Bus
+
+
+@asynccontextmanager
+async def open_back_ends(data_path: Path, config: Config) -> AsyncIterator[BackEnds]:
+    """Database and bus of the configuration. Raises `StartFault`."""
+    async with AsyncExitStack() as stack:
+        if config.database.url or config.bus.url:
+            await stack.enter_async_context(_open_loop())
+        database = await stack.enter_async_context(_open_database(data_path, config.database))
+        bus = await stack.enter_async_context(_open_bus(config.bus, node_name=config.server.node_name))
+        yield BackEnds(database, Queries(database.dialect), bus)
+
+
 @asynccontextmanager
 async def open_database(data_path: Path, options: DatabaseOptions) -> AsyncIterator[tuple[Database, Queries]]:
-    """The database of the configuration, made if there is none. Raises `StartFault`."""
+    """The database of the configuration alone, made if it is embedded and not there. Raises `StartFault`."""
+    async with AsyncExitStack() as stack:
+        if options.url:
+            await stack.enter_async_context(_open_loop())
+        database = await stack.enter_async_context(_open_database(data_path, options))
+        yield database, Queries(database.dialect)
+
+
+def _open_loop() -> AbstractAsyncContextManager[object]:
+    from chatd.asyncio_loop import open_asyncio_loop  # noqa: PLC0415 - not on the embedded back ends
+
+    return open_asyncio_loop()
+
+
+@asynccontextmanager
+async def _open_database(data_path: Path, options: DatabaseOptions) -> AsyncIterator[Database]:
+    async with AsyncExitStack() as stack:
+        try:
+            database = await stack.enter_async_context(
+                _open_postgres(options) if options.url else _open_embedded(data_path, options)
+            )
+        except Unavailable as error:
+            raise StartFault(error.detail) from error
+        yield database
+
+
+def _open_postgres(options: DatabaseOptions) -> AbstractAsyncContextManager[Database]:
+    from chatd.store.postgres import open_postgres  # noqa: PLC0415 - not on the embedded back ends
+
+    return open_postgres(
+        options.url.reveal(), pool_min=options.pool_min, pool_max=options.pool_max, timeout_s=options.timeout_s
+    )
+
+
+def _open_embedded(data_path: Path, options: DatabaseOptions) -> AbstractAsyncContextManager[Database]:
     path = database_path(data_path)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StartFault(f"The data folder {path.parent} cannot be made: {error.strerror}.") from error
+    return open_sqlite(path, readers=options.readers)
+
+
+@asynccontextmanager
+async def _open_bus(options: BusOptions, *, node_name: str) -> AsyncIterator[Bus]:
+    if not options.url:
+        yield LocalBus(trio.current_time)
+        return
+    from chatd.bus.redis import open_redis_bus  # noqa: PLC0415 - not on the embedded back ends
+
+    # Two processes of one name are two nodes, and so is one that was started again.
+    node = f"{node_name}:{new_id()}"
     async with AsyncExitStack() as stack:
         try:
-            database = await stack.enter_async_context(open_sqlite(path, readers=options.readers))
+            bus = await stack.enter_async_context(
+                open_redis_bus(
+                    options.url.reveal(), prefix=options.prefix, timeout_s=options.timeout_s, node=node,
+                    seconds=trio.current_time,
+                )
+            )  # fmt: skip
         except Unavailable as error:
             raise StartFault(error.detail) from error
-        yield database, Queries(database.dialect)
+        yield bus
 
 
 @asynccontextmanager
@@ -73,12 +149,8 @@ async def open_database_for_looking(data_path: Path) -> AsyncIterator[tuple[Data
 
 def check_back_ends(data_path: Path, database: DatabaseOptions, bus: BusOptions) -> None:
     """Raise `StartFault` where what is configured cannot be used. Changes nothing."""
-    for table, url, own in (
-        ("database", database.url, "its embedded database"),
-        ("bus", bus.url, "the bus within its process"),
-    ):
-        if url:
-            raise StartFault(f"[{table}] url: this chatd runs on {own} only; leave the option out.")
+    if bus.url and not database.url:
+        raise StartFault("[bus] url: nodes that share a bus share a database: give [database] url too, or neither.")
     nearest = next(path for path in (data_path, *data_path.absolute().parents) if os.access(path, os.F_OK))
     if not nearest.is_dir():
         raise StartFault(f"The data folder {data_path} cannot be made: {nearest} is no folder.")

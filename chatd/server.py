@@ -13,16 +13,15 @@ import random
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
 import trio
 
 from chatd import telemetry
-from chatd.backends import StartFault, check_back_ends, hold_data_folder, open_database, prepare_schema
+from chatd.backends import StartFault, check_back_ends, hold_data_folder, open_back_ends, prepare_schema
 from chatd.bus.hub import HubOptions, open_hub
-from chatd.bus.local import LocalBus
 from chatd.bus.port import Event, Notice
 from chatd.chat.context import Chat, Options, flush, rates_of
 from chatd.chat.routes import answer
@@ -41,6 +40,7 @@ from chatd.loader import open_loader
 from chatd.metrics import Metrics
 from chatd.nursery import Door, serve_websockets
 from chatd.store.accounts import Accounts
+from chatd.store.database import Conflict
 from chatd.store.facts import Facts
 from chatd.store.journal import JournalOptions, open_journal
 from chatd.store.messages import Messages
@@ -83,18 +83,18 @@ async def open_chat(
         enter = stack.enter_async_context
         # Looked at before anything is made, so that a faulty one leaves nothing behind.
         data_path = config.server.data_path
+        is_shared = bool(config.database.url)
         find_signing_secrets(config.auth, data_path)
         check_back_ends(data_path, config.database, config.bus)
-        database, queries = await enter(open_database(data_path, config.database))
+        database, queries, bus = await enter(open_back_ends(data_path, config))
         await prepare_schema(database, queries, config.database)
-        secrets = signing_secrets(config.auth, data_path)
+        secrets = signing_secrets(config.auth, data_path, may_make=not is_shared)
         metrics = metrics or Metrics()
         accounts, rooms = Accounts(database, queries), Rooms(database, queries)
         messages, facts = Messages(database, queries), Facts(database, queries)
         epoch = await facts.get_or_add("epoch", new_id())
         await _have_lobby(config, rooms, facts, clock)
 
-        bus = LocalBus(trio.current_time)
         hub_options = HubOptions(tail_events=config.messages.tail, slice_receivers=config.websocket.fanout_slice)
         hub = await enter(open_hub(bus, hub_options, read_last_seqs=rooms.last_seqs, read_events=messages.events_after))
         holding: list[Outbox] = []
@@ -151,11 +151,13 @@ async def open_chat(
 
 
 async def _have_lobby(config: Config, rooms: Rooms, facts: Facts, clock: Clock) -> None:
-    """Make the first room, once in the life of a database."""
-    if await facts.get("lobby") is None:
-        lobby = NewRoom(new_id(), "public", config.server.lobby, None, None)
-        await rooms.add(lobby, owner_id=None, member_ids=(), now_ms=clock())
-        await facts.get_or_add("lobby", lobby.id)
+    """Make the first room, once in the life of a database, however many nodes start on it together."""
+    room_id = await facts.get_or_add("lobby", new_id())
+    if await rooms.by_id(room_id, asked_by="") is None:
+        # Of several nodes one is first; and a lobby that was deleted is not made again.
+        with suppress(Conflict):
+            lobby = NewRoom(room_id, "public", config.server.lobby, None, None)
+            await rooms.add(lobby, owner_id=None, member_ids=(), now_ms=clock())
 
 
 # -- the sockets --------------------------------------------------------------------------------------------------
@@ -196,7 +198,7 @@ async def serve(config: Config, on_listening: OnListening, *, stop: trio.Event |
         "websocket", config.websocket.host, config.websocket.port, reuse_port=config.websocket.reuse_port
     )
     try:
-        http_sockets = bind("http", config.http.host, config.http.port)
+        http_sockets = bind("http", config.http.host, config.http.port, reuse_port=config.http.reuse_port)
     except StartFault:
         for sock in websocket_sockets:
             sock.close()
@@ -228,11 +230,14 @@ async def serve(config: Config, on_listening: OnListening, *, stop: trio.Event |
 
 @asynccontextmanager
 async def _open_alone(config: Config) -> AsyncIterator[Chat]:
-    """`open_chat` as the only daemon of the data folder, which is looked at before the lock is put into it."""
+    """`open_chat` as the only daemon of the data folder, which is looked at before the lock is put into it.
+
+    Nodes that share a database may share a folder: nothing in it is theirs alone.
+    """
     data_path = config.server.data_path
     find_signing_secrets(config.auth, data_path)
     check_back_ends(data_path, config.database, config.bus)
-    with hold_data_folder(data_path):
+    with nullcontext() if config.database.url else hold_data_folder(data_path):
         async with open_chat(config) as chat:
             yield chat
 

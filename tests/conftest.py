@@ -3,6 +3,7 @@
 from tests.buses import bus as bus
 from tests.buses import ears as ears
 from tests.buses import ticker as ticker
+from tests.daemon import back_ends as back_ends
 from tests.servers import RUN
 from tests.stores import database as database
 from tests.stores import store as store

@@ -2,6 +2,7 @@
 
 `open_daemon` runs `server.serve` inside of the test, so that coverage sees it and a defect fails the test;
 `start_process` runs `python -m chatd serve`, for tests that kill it. Both use free ports and a folder of the test's.
+A module with `pytestmark = ON_BOTH_BACK_ENDS` runs its tests twice: embedded, and on PostgreSQL with Redis.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from pathlib import Path
 from subprocess import PIPE
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
 from chatd.configfile import load_config
 from chatd.server import serve
+from tests.servers import shared_postgres, shared_redis
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -195,10 +198,48 @@ class Daemon:
                 nursery.cancel_scope.cancel()
 
 
+ON_BOTH_BACK_ENDS = pytest.mark.usefixtures("back_ends")
+
+
+@dataclass
+class Distributed:
+    """The databases that daemons of a test run stand on, one for each data folder, so that a restart finds its own."""
+
+    is_on: bool = False
+    _databases: dict[Path, str] = field(default_factory=dict)
+
+    def options(self, data_dir: Path) -> dict[str, str]:
+        """CHATD_… variables for a daemon of this folder."""
+        if not self.is_on:
+            return {}
+        if data_dir not in self._databases:
+            self._databases[data_dir] = shared_postgres().new_database()
+        name = self._databases[data_dir]
+        return {
+            "CHATD_DATABASE_URL": shared_postgres().url(name),
+            "CHATD_DATABASE_MIGRATE": "true",
+            "CHATD_BUS_URL": shared_redis().url,
+            "CHATD_BUS_PREFIX": name,
+            "CHATD_AUTH_SECRET": "a secret that all nodes of this test know",
+        }
+
+
+_DISTRIBUTED = Distributed()
+
+
+@pytest.fixture(params=["embedded", "distributed"])
+def back_ends(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the daemons of this test stand on."""
+    kind: str = request.param
+    monkeypatch.setattr(_DISTRIBUTED, "is_on", kind == "distributed")
+    return kind
+
+
 def environment(data_dir: Path, *, limits: bool = False, **options: str) -> dict[str, str]:
     """CHATD_… variables for a test: free ports, quick hashing, and no limits unless asked for."""
     ports = {"CHATD_WEBSOCKET_PORT": "0", "CHATD_HTTP_PORT": "0", "CHATD_SERVER_DATA_DIR": str(data_dir)}
-    return ports | QUICK | ({} if limits else NO_LIMITS) | {f"CHATD_{name}": value for name, value in options.items()}
+    given = {f"CHATD_{name}": value for name, value in options.items()}
+    return ports | QUICK | ({} if limits else NO_LIMITS) | _DISTRIBUTED.options(data_dir) | given
 
 
 @asynccontextmanager
