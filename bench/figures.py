@@ -53,11 +53,13 @@ def figures_of(mode: str, load: Load, load_cores: int) -> dict[str, float]:
     begin, end = marks["begin"], marks["end"]
     length_s = max(end.at_s - begin.at_s, 1e-9)
     server_cpu_s = end.server_cpu_s - begin.server_cpu_s
-    load_cpu_s = report["cpu_seconds"] + end.database_cpu_s - begin.database_cpu_s
+    database_cpu_s, bus_cpu_s = end.database_cpu_s - begin.database_cpu_s, end.bus_cpu_s - begin.bus_cpu_s
+    load_cpu_s = report["cpu_seconds"] + database_cpu_s + bus_cpu_s
     harness_cpu_s = end.harness_cpu_s - begin.harness_cpu_s
     figures = {
         "server_share": server_cpu_s / length_s,
-        "database_share": (end.database_cpu_s - begin.database_cpu_s) / length_s,
+        "database_share": database_cpu_s / length_s,
+        "bus_share": bus_cpu_s / length_s,
         "generator_share": report["cpu_seconds"] / max(report["window_seconds"], 1e-9),
         "load_cores_share": (load_cpu_s + harness_cpu_s) / length_s / load_cores,
         # what else ran on the cores in use: above a few percent, something disturbed the run
@@ -78,6 +80,11 @@ def figures_of(mode: str, load: Load, load_cores: int) -> dict[str, float]:
     delivered = report["window_delivered"]
     if delivered:
         figures["cpu_per_delivery_us"] = server_cpu_s / delivered * 1e6
+    acknowledged = report["window_acknowledged"]
+    if acknowledged:
+        figures["cpu_per_message_us"] = server_cpu_s / acknowledged * 1e6
+        if begin.statements is not None and end.statements is not None:
+            figures["statements_per_message"] = (end.statements - begin.statements) / acknowledged
     times = {"throughput": "ack_times", "steady": "delivery_times", "fanout": "round_times"}[mode]
     for point in ("p50", "p90", "p99", "p999", "max"):
         figures[f"{point}_ms"] = report[times][f"{point}_us"] / 1e3

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.figures import Outcome, headline_median, is_disturbed, rounds_that_count
-from bench.scenarios import CHATD, FLOOR, NODE
+from bench.scenarios import CHATD, FLOOR, NODE, ONE_NODE, TWO_NODES
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A bound for chatd's figure in a scenario, or, with `against`, for its ratio to another server's figure."""
+    """A bound for a figure of chatd (`server` says which) in a scenario, or, with `against`, for its ratio to another
+    server's figure.
+    """
 
     scenario: str
     text: str
@@ -17,6 +19,7 @@ class Goal:
     against: str | None = None
     at_least: float | None = None
     at_most: float | None = None
+    server: str = CHATD
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,29 @@ class Verdict:
 GOALS = (
     Goal("rooms-of-1", "messages/s, at least 1.2 times Node's", "messages_per_s", NODE, at_least=1.2),
     Goal("rooms-of-10", "messages/s, at least 1.2 times Node's", "messages_per_s", NODE, at_least=1.2),
+    Goal(
+        "rooms-of-10",
+        "on PostgreSQL and Redis, CPU a message at most twice the embedded daemon's",
+        "cpu_per_message_us",
+        CHATD,
+        at_most=2,
+        server=ONE_NODE,
+    ),
+    Goal(
+        "rooms-of-10",
+        "on PostgreSQL and Redis, messages/s, at least 5 000",
+        "messages_per_s",
+        at_least=5000,
+        server=ONE_NODE,
+    ),
+    Goal(
+        "rooms-of-10",
+        "on PostgreSQL and Redis, statements a message, at most 0.2",
+        "statements_per_message",
+        at_most=0.2,
+        server=ONE_NODE,
+    ),
+    Goal("steady-nodes", "two nodes, p99 below 25 ms", "p99_ms", at_most=25, server=TWO_NODES),
     Goal("room-of-1000", "deliveries/s, at least 15 times Node's", "deliveries_per_s", NODE, at_least=15),
     Goal("steady-rooms-of-10", "p99 not above Node's", "p99_ms", NODE, at_most=1),
     Goal("steady-rooms-of-95", "p99 below 20 ms", "p99_ms", at_most=20),
@@ -52,13 +78,13 @@ def verdicts(outcomes: Sequence[Outcome]) -> list[Verdict]:
 def verdict(goal: Goal, outcomes: Sequence[Outcome]) -> Verdict:
     """A run of chatd whose deliveries did not add up meets no goal."""
     text = f"{goal.scenario}: {goal.text}"
-    value = headline_median(outcomes, goal.scenario, CHATD, goal.figure)
+    value = headline_median(outcomes, goal.scenario, goal.server, goal.figure)
     if value is not None and goal.against:
         other = headline_median(outcomes, goal.scenario, goal.against, goal.figure)
         value = value / other if other else None
     if value is None:
         return Verdict(text, None, None)
-    is_sound = not any(run.failure for run in outcomes if (run.scenario, run.server) == (goal.scenario, CHATD))
+    is_sound = not any(run.failure for run in outcomes if (run.scenario, run.server) == (goal.scenario, goal.server))
     is_within = (goal.at_least is None or value >= goal.at_least) and (goal.at_most is None or value <= goal.at_most)
-    counted = [rounds_that_count(outcomes, goal.scenario, server) for server in (CHATD, goal.against) if server]
+    counted = [rounds_that_count(outcomes, goal.scenario, server) for server in (goal.server, goal.against) if server]
     return Verdict(text, value, is_sound and is_within, any(is_disturbed(runs[0]) for runs in counted))

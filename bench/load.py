@@ -25,10 +25,13 @@ class Sample:
     at_s: float
     server_cpu_s: float
     database_cpu_s: float
+    bus_cpu_s: float
     harness_cpu_s: float
     server_core_s: float
     load_cores_s: float
     memory_bytes: int
+    #: that the database has been given, where they are counted
+    statements: int | None
 
 
 @dataclass
@@ -53,7 +56,7 @@ def run_load(scenario: Scenario, server: Server, *, clients: Path, cores: machin
     The generator ends by itself whatever the server does; there is no deadline here.
     """
     command = [str(compiled(GENERATOR, "generator")), scenario.mode]
-    command += ["--port", str(server.port), "--clients", str(clients)]
+    command += ["--port", ",".join(map(str, server.ports)), "--clients", str(clients)]
     for flag, value in scenario.flags().items():
         command += [flag, str(value)]
     load = Load({}, {"start": sample(server, cores)})
@@ -107,12 +110,15 @@ def point(phase: str, now: Sample, start: Sample, totals: list[str]) -> dict[str
 
 def sample(server: Server, cores: machine.Cores) -> Sample:
     database = machine.with_children(server.database_pid) if server.database_pid else []
+    bus = [server.bus_pid] if server.bus_pid else []
     return Sample(
         at_s=monotonic(),
-        server_cpu_s=machine.cpu_s([server.pid]),
+        server_cpu_s=machine.cpu_s(server.pids),
         database_cpu_s=machine.cpu_s(database),
+        bus_cpu_s=machine.cpu_s(bus),
         harness_cpu_s=process_time(),
         server_core_s=machine.busy_s(cores.server),
         load_cores_s=machine.busy_s({*cores.generator, *cores.database}),
-        memory_bytes=machine.memory_bytes(server.pid),
+        memory_bytes=sum(map(machine.memory_bytes, server.pids)),
+        statements=server.count_statements() if server.count_statements else None,
     )

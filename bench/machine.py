@@ -16,12 +16,12 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 #: Which cores do the receiving side of loopback's packets, as a mask; 0: the sender's.
 STEERING = Path("/sys/class/net/lo/queues/rx-0/rps_cpus")
-LIBRARIES = ("trio", "wsproto", "msgspec", "trio-websocket", "triopg", "asyncpg")
+LIBRARIES = ("trio", "wsproto", "msgspec", "trio-websocket", "triopg", "asyncpg", "redis")
 
 
 @dataclass(frozen=True)
 class Cores:
-    """Which cores serve for what. On two, the database shares the generator's."""
+    """Which cores serve for what. On two, the database and the bus share the generator's."""
 
     server: tuple[int, ...]
     generator: tuple[int, ...]
@@ -101,6 +101,7 @@ def description() -> dict[str, object]:
     for name, command in {
         "node": ["node", "--version"],
         "cc": ["cc", "--version"],
+        "redis-server": ["redis-server", "--version"],
         "commit": ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
     }.items():
         versions[name] = first_line(command)

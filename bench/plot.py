@@ -10,10 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.figures import HEADLINES, Outcome, headline_median
-from bench.scenarios import CHATD, FLOOR, NODE, TRIO_PLAIN, scenario_named
+from bench.scenarios import CHATD, FLOOR, NODE, ONE_NODE, TRIO_PLAIN, TWO_NODES, scenario_named
 from bench.servers import SERVERS
 
-COLOURS = {CHATD: "#2563eb", NODE: "#65a30d", TRIO_PLAIN: "#d97706", FLOOR: "#6b7280"}
+COLOURS = {
+    CHATD: "#2563eb",
+    ONE_NODE: "#7c3aed",
+    TWO_NODES: "#db2777",
+    NODE: "#65a30d",
+    TRIO_PLAIN: "#d97706",
+    FLOOR: "#6b7280",
+}
 PERCENTILES = (0.5, 0.9, 0.99, 0.999, 0.9999)
 
 

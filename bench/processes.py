@@ -1,9 +1,11 @@
 """Starts and ends processes for the bench: pinned, logged to a file, ended by their id when the block is left. Says
-when one answers on its port. Knows nothing about what the processes are (servers.py, postgres.py, load.py).
+when one answers on its port, installs what one needs. Knows nothing about what they are (servers.py, postgres.py,
+redis.py, load.py).
 """
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -115,6 +117,15 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def install(package: str) -> None:
+    """Installs a package of Debian's if that is allowed and apt-get is there; who asked looks whether it worked."""
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        return
+    own = environment({"DEBIAN_FRONTEND": "noninteractive"})
+    for command in (["apt-get", "-qq", "update"], ["apt-get", "-qq", "install", "--yes", package]):
+        subprocess.run(command, env=own, stdout=subprocess.DEVNULL, check=False, timeout=600)
 
 
 def environment(own: Mapping[str, str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from rich.table import Table
 from bench import figures, machine
 from bench.figures import Outcome
 from bench.goals import Verdict
-from bench.scenarios import CHATD, scenario_named
+from bench.scenarios import OURS, scenario_named
 from bench.servers import SERVERS
 
 
@@ -40,8 +40,10 @@ COLUMNS = {
     "throughput": (
         Column("messages/s", "messages_per_s"),
         Column("deliveries/s", "deliveries_per_s"),
-        Column("ack p50 ms", "p50_ms"),
-        Column("ack p99 ms", "p99_ms"),
+        Column("ack p50\nms", "p50_ms"),
+        Column("ack p99\nms", "p99_ms"),
+        Column("CPU µs\na message", "cpu_per_message_us"),
+        Column("statements\na message", "statements_per_message"),
     ),
     "steady": (
         Column("p50 ms", "p50_ms"),
@@ -51,6 +53,8 @@ COLUMNS = {
         Column("max", "max_ms"),
         Column("ack p99", "ack_p99_ms"),
         Column("behind s", "behind_s"),
+        Column("CPU µs\na message", "cpu_per_message_us"),
+        Column("statements\na message", "statements_per_message"),
     ),
     "fanout": (
         Column("CPU µs a delivery", "cpu_per_delivery_us"),
@@ -64,38 +68,44 @@ COLUMNS = {
         Column("CPU when idle", "idle_share", percent),
     ),
 }
-SHARES = ("server_share", "database_share", "generator_share")
+SHARES = {"server_share": "server", "database_share": "db", "bus_share": "bus", "generator_share": "generator"}
 
 
 def line_text(outcome: Outcome) -> str:
     """A run in one line, for when it is done."""
-    columns = COLUMNS[outcome.mode] if outcome.figures else ()
-    found = ", ".join(f"{column.heading} {column.text(outcome.figures[column.figure])}" for column in columns)
+    columns = [column for column in COLUMNS[outcome.mode] if column.figure in outcome.figures]
+    found = ", ".join(f"{column.heading} {text_of(outcome, column)}" for column in columns).replace("\n", " ")
     failure = f"[red]FAILED: {outcome.failure}[/red]" if outcome.failure else ""
     return f"{outcome.scenario} · {outcome.server}: {found} {failure}"
+
+
+def text_of(run: Outcome, column: Column) -> str:
+    return column.text(run.figures[column.figure]) if column.figure in run.figures else ""
 
 
 def table_of(outcomes: Sequence[Outcome], scenario: str) -> Table:
     """The scenario's runs, with the CPU of all who took part: the one at its limit is what was measured."""
     runs = [outcome for outcome in outcomes if outcome.scenario == scenario]
-    columns = COLUMNS[runs[0].mode]
+    # what none of them has (statements of an embedded database, a bus) takes no place
+    columns = [column for column in COLUMNS[runs[0].mode] if any(column.figure in run.figures for run in runs)]
+    shares = {share: name for share, name in SHARES.items() if any(run.figures.get(share) for run in runs)}
     title = f"[bold]{scenario_named(scenario).title}[/bold] ({scenario})"
     table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("", min_width=23)
+    table.add_column("", min_width=25)
     for column in columns:
         table.add_column(column.heading, justify="right")
     table.add_column("vs Node", justify="right")
-    table.add_column("CPU % server·db·generator", justify="right")
+    table.add_column(f"CPU %\n{'·'.join(shares.values())}", justify="right")
     table.add_column("limit")
     for run in runs:
-        style = "bold" if run.server == CHATD else ""
+        style = "bold" if run.server in OURS else ""
         if not run.figures:
             table.add_row(SERVERS[run.server].title, *["—"] * len(columns), style=style)
             continue
-        texts = [column.text(run.figures[column.figure]) for column in columns]
+        texts = [text_of(run, column) for column in columns]
         ratio = figures.against_node(outcomes, run)
         texts.append("" if ratio is None else number(ratio))
-        texts.append(" · ".join(f"{run.figures[share] * 100:.0f}" for share in SHARES))
+        texts.append(" · ".join(f"{run.figures[share] * 100:.0f}" for share in shares))
         texts.append(figures.bottleneck(run.mode, run.figures))
         table.add_row(SERVERS[run.server].title, *texts, style=style)
     return table

@@ -5,10 +5,14 @@ is the one that counts.
 from dataclasses import dataclass, replace
 
 CHATD = "chatd"
+ONE_NODE = "one-node"
+TWO_NODES = "two-nodes"
 NODE = "node"
 TRIO_PLAIN = "trio_plain"
 FLOOR = "floor"
 CHAT_SERVERS = (CHATD, NODE, TRIO_PLAIN)
+#: chatd, embedded and on the distributed back ends
+OURS = (CHATD, ONE_NODE, TWO_NODES)
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ SCENARIOS = (
         "throughput",
         connections=200,
         room_size=10,
+        servers=(CHATD, ONE_NODE, NODE, TRIO_PLAIN),
         senders=200,
         depth=4,
     ),
@@ -96,6 +101,14 @@ SCENARIOS = (
         "steady",
         connections=9500,
         room_size=95,
+    ),
+    Scenario(
+        "steady-nodes",
+        "5 000 connections, 1 000 messages/s, rooms of 10, on PostgreSQL and Redis",
+        "steady",
+        connections=5000,
+        room_size=10,
+        servers=(ONE_NODE, TWO_NODES),
     ),
     Scenario(
         "fanout-1000",

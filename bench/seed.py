@@ -7,7 +7,7 @@ import secrets
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,36 +74,62 @@ def write_clients(population: Population, path: Path) -> None:
             file.write(f"{token} {user.room_id} {user.id}\n")
 
 
-def fill_chatd(population: Population, database: Path) -> None:
-    """Fills chatd's migrated SQLite file (sql/migrations/0001_initial.up.sql)."""
+@dataclass(frozen=True)
+class Table:
+    """Rows for a table of chatd's (sql/migrations/0001_initial.up.sql), in the order of `columns`."""
+
+    name: str
+    columns: tuple[str, ...]
+    rows: Iterable[tuple[str | int, ...]]
+
+
+def chatd_tables(population: Population) -> tuple[Table, ...]:
+    """What chatd's database holds of the population, in an order that foreign keys allow."""
     now = time.time_ns() // 1_000_000
     expires = now + 30 * 86_400_000
+    users, rooms = population.users, population.members_of().items()
+    return (
+        Table(
+            "users",
+            ("id", "email", "username", "username_key", "password_hash", "created_at", "updated_at"),
+            ((user.id, f"{user.name}@bench.invalid", user.name, user.name, "!", now, now) for user in users),
+        ),
+        Table(
+            "user_sessions",
+            ("id", "user_id", "refresh_hash", "address", "user_agent", "created_at", "refreshed_at", "expires_at"),
+            ((user.session_id, user.id, unused_hash(), "127.0.0.1", "bench", now, now, expires) for user in users),
+        ),
+        Table(
+            "rooms",
+            ("id", "kind", "name", "created_at", "updated_at", "member_count"),
+            ((room, "public", f"room {room[-6:]}", now, now, count) for room, count in rooms),
+        ),
+        Table(
+            "room_members",
+            ("room_id", "user_id", "role", "joined_at", "joined_seq"),
+            ((user.room_id, user.id, "member", now, 0) for user in users),
+        ),
+    )
+
+
+def fill_chatd(population: Population, database: Path) -> None:
+    """Fills chatd's migrated SQLite file."""
     connection = sqlite3.connect(database)
     try:
         with connection:
-            connection.executemany(
-                "INSERT INTO users (id, email, username, username_key, password_hash, created_at, updated_at)"
-                " VALUES (?, ?, ?, ?, '!', ?, ?)",
-                ((user.id, f"{user.name}@bench.invalid", user.name, user.name, now, now) for user in population.users),
-            )
-            connection.executemany(
-                "INSERT INTO user_sessions"
-                " (id, user_id, refresh_hash, address, user_agent, created_at, refreshed_at, expires_at)"
-                " VALUES (?, ?, ?, '127.0.0.1', 'bench', ?, ?, ?)",
-                ((user.session_id, user.id, unused_hash(), now, now, expires) for user in population.users),
-            )
-            connection.executemany(
-                "INSERT INTO rooms (id, kind, name, created_at, updated_at, member_count)"
-                " VALUES (?, 'public', ?, ?, ?, ?)",
-                ((room, f"room {room[-6:]}", now, now, count) for room, count in population.members_of().items()),
-            )
-            connection.executemany(
-                "INSERT INTO room_members (room_id, user_id, role, joined_at, joined_seq)"
-                " VALUES (?, ?, 'member', ?, 0)",
-                ((user.room_id, user.id, now) for user in population.users),
-            )
+            for table in chatd_tables(population):
+                columns, places = ", ".join(table.columns), ", ".join("?" * len(table.columns))
+                connection.executemany(
+                    f"INSERT INTO {table.name} ({columns}) VALUES ({places})",  # noqa: S608  (names from this file)
+                    table.rows,
+                )
     finally:
         connection.close()
+
+
+def chatd_script(population: Population) -> str:
+    """What psql reads to fill chatd's migrated PostgreSQL database."""
+    return "".join(copied(table) for table in chatd_tables(population)) + "ANALYZE;\n"
 
 
 def unused_hash() -> str:
@@ -113,12 +139,15 @@ def unused_hash() -> str:
 
 def postgres_script(population: Population) -> str:
     """What psql reads to fill the peers' tables (peers/schema.sql)."""
-    users = "".join(f"{user.id}\t{user.name}\n" for user in population.users)
-    rooms = "".join(f"{room}\troom {room[-6:]}\n" for room in population.room_ids)
-    members = "".join(f"{user.room_id}\t{user.id}\n" for user in population.users)
-    return (
-        f"COPY users (id, username) FROM STDIN;\n{users}\\.\n"
-        f"COPY rooms (id, name) FROM STDIN;\n{rooms}\\.\n"
-        f"COPY room_members (room_id, user_id) FROM STDIN;\n{members}\\.\n"
-        "ANALYZE;\n"
+    tables = (
+        Table("users", ("id", "username"), ((user.id, user.name) for user in population.users)),
+        Table("rooms", ("id", "name"), ((room, f"room {room[-6:]}") for room in population.room_ids)),
+        Table("room_members", ("room_id", "user_id"), ((user.room_id, user.id) for user in population.users)),
     )
+    return "".join(map(copied, tables)) + "ANALYZE;\n"
+
+
+def copied(table: Table) -> str:
+    """A COPY of psql's with the rows; none of them holds a tab, a backslash or a line's end."""
+    rows = "".join("\t".join(map(str, row)) + "\n" for row in table.rows)
+    return f"COPY {table.name} ({', '.join(table.columns)}) FROM STDIN;\n{rows}\\.\n"

@@ -11,16 +11,18 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from bench import machine, postgres, processes, seed
-from bench.scenarios import CHATD, FLOOR, NODE, TRIO_PLAIN
+from bench import machine, postgres, processes, redis, seed
+from bench.scenarios import CHATD, FLOOR, NODE, ONE_NODE, TRIO_PLAIN, TWO_NODES
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = Path(__file__).with_name("peers")
 GENERATOR = Path(__file__).with_name("generator")
 CACHE = ROOT / ".cache" / "bench"
 NODE_FOLDER = CACHE / "node"
+CHATD_COMMAND = (sys.executable, "-m", "chatd")
 NO_LIMITS = {
     f"CHATD_LIMITS_{name}": "0"
     for name in (
@@ -44,12 +46,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Server:
-    """A server that is ready: its port and process, its database's first process if it has one, and its log."""
+    """A server that is ready: the ports and processes of its nodes (most have one) and their log, the first process of
+    its database and of its bus if it has them, and what counts the database's statements.
+    """
 
-    port: int
-    pid: int
+    ports: tuple[int, ...]
+    pids: tuple[int, ...]
     log: Path
     database_pid: int | None = None
+    bus_pid: int | None = None
+    count_statements: Callable[[], int] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,25 +75,63 @@ def open_chatd(population: seed.Population, place: Place) -> Iterator[Server]:
     """The daemon on its embedded database, every limit off."""
     data = place.folder / "data"
     data.mkdir()
-    port, http_port = processes.free_port(), processes.free_port()
-    options = {
-        "CHATD_SERVER_DATA_DIR": str(data),
-        "CHATD_WEBSOCKET_PORT": str(port),
-        "CHATD_HTTP_PORT": str(http_port),
-        "CHATD_AUTH_SECRET": population.secret,
-        "PYTHONPATH": str(ROOT),
-        **NO_LIMITS,
-    }
-    environment, log = processes.environment(options), place.folder / "chatd.log"
-    command = [sys.executable, "-m", "chatd"]
-    # away from the checkout, whose chatd.toml may have been changed by whoever tries things there
-    processes.run_to_end([*command, "migrate", "up"], env=environment, cwd=place.folder)
+    options = {"CHATD_SERVER_DATA_DIR": str(data)}
+    migrate_chatd(population, place, options)
     seed.fill_chatd(population, data / "chatd.db")
+    with open_daemon(population, place, options) as (port, pid, log):
+        yield Server((port,), (pid,), log)
+
+
+@contextlib.contextmanager
+def open_nodes(population: seed.Population, place: Place, *, count: int) -> Iterator[Server]:
+    """So many daemons on one PostgreSQL and one Redis, every limit off. All nodes share the server's core."""
+    cores = place.cores.database
+    with contextlib.ExitStack() as stack:
+        database = stack.enter_context(postgres.open_postgres(place.folder, cores=cores, settings=postgres.COUNTING))
+        bus = stack.enter_context(redis.open_redis(place.folder, cores=cores))
+        options = {
+            "CHATD_DATABASE_URL": database.url,
+            "CHATD_DATABASE_MIGRATE": "false",
+            "CHATD_BUS_URL": bus.url,
+            "CHATD_BUS_PREFIX": "bench",
+        }
+        migrate_chatd(population, place, options)
+        postgres.run_script(database, seed.chatd_script(population))
+        nodes = []
+        for number in range(1, count + 1):
+            data = place.folder / f"node{number}"
+            data.mkdir()
+            own = {"CHATD_SERVER_DATA_DIR": str(data), "CHATD_SERVER_NODE_NAME": data.name}
+            nodes.append(stack.enter_context(open_daemon(population, place, {**options, **own})))
+        counter = stack.enter_context(postgres.open_counter(database, cores=cores))
+        ports, pids, logs = zip(*nodes, strict=True)
+        yield Server(ports, pids, logs[0], database.pid, bus.pid, counter)
+
+
+@contextlib.contextmanager
+def open_daemon(population: seed.Population, place: Place, options: dict[str, str]) -> Iterator[tuple[int, int, Path]]:
+    """A daemon that is ready, on ports of its own: its port for clients, its process, and its log, which daemons at one
+    place share.
+    """
+    port, http_port = processes.free_port(), processes.free_port()
+    ports = {"CHATD_WEBSOCKET_PORT": str(port), "CHATD_HTTP_PORT": str(http_port)}
+    environment, log = chatd_environment(population, {**options, **ports}), place.folder / "chatd.log"
+    # away from the checkout, whose chatd.toml may have been changed by whoever tries things there
     with processes.open_process(
-        [*command, "serve"], cores=place.cores.server, log=log, env=environment, cwd=place.folder
+        [*CHATD_COMMAND, "serve"], cores=place.cores.server, log=log, env=environment, cwd=place.folder
     ) as process:
         processes.wait_until(lambda: is_ready(http_port), process, name="chatd", log=log)
-        yield Server(port, process.pid, log)
+        yield port, process.pid, log
+
+
+def migrate_chatd(population: seed.Population, place: Place, options: dict[str, str]) -> None:
+    environment = chatd_environment(population, options)
+    processes.run_to_end([*CHATD_COMMAND, "migrate", "up"], env=environment, cwd=place.folder)
+
+
+def chatd_environment(population: seed.Population, options: dict[str, str]) -> dict[str, str]:
+    own = {"CHATD_AUTH_SECRET": population.secret, "PYTHONPATH": str(ROOT), **NO_LIMITS, **options}
+    return processes.environment(own)
 
 
 def is_ready(http_port: int) -> bool:
@@ -106,6 +150,10 @@ def chatd_lacks() -> str | None:
     return None if (ROOT / "chatd" / "__main__.py").exists() else "chatd has no __main__.py yet."
 
 
+def nodes_lack() -> str | None:
+    return chatd_lacks() or postgres.ensure_installed() or redis.ensure_installed()
+
+
 # ---- peers on PostgreSQL
 
 
@@ -122,7 +170,7 @@ def open_peer(
             command, cores=place.cores.server, log=log, env=processes.environment(options)
         ) as process:
             processes.wait_until(lambda: processes.answers(port), process, name=name, log=log)
-            yield Server(port, process.pid, log, database.pid)
+            yield Server((port,), (process.pid,), log, database.pid)
 
 
 def open_node(population: seed.Population, place: Place) -> AbstractContextManager[Server]:
@@ -166,7 +214,7 @@ def open_floor(population: seed.Population, place: Place) -> Iterator[Server]:
     command = [str(compiled(PEERS / "floor", "floor")), str(port)]
     with processes.open_process(command, cores=place.cores.server, log=log) as process:
         processes.wait_until(lambda: processes.answers(port), process, name="floor", log=log)
-        yield Server(port, process.pid, log)
+        yield Server((port,), (process.pid,), log)
 
 
 def compiled(folder: Path, name: str) -> Path:
@@ -192,6 +240,8 @@ def compiler_lacks() -> str | None:
 
 SERVERS = {
     CHATD: Kind("chatd", open_chatd, chatd_lacks),
+    ONE_NODE: Kind("chatd, PostgreSQL + Redis", partial(open_nodes, count=1), nodes_lack),
+    TWO_NODES: Kind("chatd, two nodes", partial(open_nodes, count=2), nodes_lack),
     NODE: Kind("Node ws + pg", open_node, node_lacks),
     TRIO_PLAIN: Kind("trio-websocket + triopg", open_trio_plain, postgres.ensure_installed),
     FLOOR: Kind("C, only send", open_floor, compiler_lacks),

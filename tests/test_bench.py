@@ -1,156 +1,26 @@
-"""The bench itself: the generator finds what is missing, its people can sign in, the report says who was slow."""
+"""The bench itself: its people can sign in, its servers come and go, the report says who was slow."""
 
 import io
 import json
 import os
 import sqlite3
 import subprocess
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jwt
 import pytest
-import trio
 from rich.console import Console
-from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, serve_websocket
 
 from bench import __main__ as command_line
-from bench import figures, goals, harness, machine, plot, processes, report, seed
+from bench import figures, goals, harness, machine, plot, postgres, processes, redis, report, seed
 from bench.figures import Outcome
-from bench.scenarios import CHATD, FLOOR, NODE, SCENARIOS, scenario_named, shortened
-from bench.servers import GENERATOR, SERVERS, Server, compiled
+from bench.load import Load, Sample
+from bench.scenarios import CHATD, FLOOR, NODE, ONE_NODE, SCENARIOS, scenario_named, shortened
+from bench.servers import SERVERS, Server
 
 ROOT = Path(__file__).parent.parent
-SENDS = {"throughput": ["--senders", "4", "--depth", "2"], "steady": ["--rate", "200"], "fanout": [], "connect": []}
-
-
-@pytest.fixture(scope="module")
-def generator() -> Path:
-    return compiled(GENERATOR, "generator")
-
-
-# ---- the generator, against a small honest (or dishonest) chat server
-
-
-class Chat:
-    """Acknowledges every message and delivers it to the whole room, as often as `copies(number)` says."""
-
-    def __init__(self, copies: Callable[[int], int]) -> None:
-        self.copies = copies
-        self.rooms: dict[str, list[WebSocketConnection]] = {}
-        self.deliveries = 0
-
-    async def serve(self, request: WebSocketRequest) -> None:
-        ws = await request.accept()
-        try:
-            room_id = json.loads(await ws.get_message())["token"]  # a token here is the name of a room
-            self.rooms.setdefault(room_id, []).append(ws)
-            await ws.send_message('{"type":"authenticated"}')
-            while True:
-                await self.answer(ws, json.loads(await ws.get_message()))
-        except ConnectionClosed:
-            pass
-
-    async def answer(self, ws: WebSocketConnection, message: dict[str, str]) -> None:
-        await ws.send_message(json.dumps({"type": "message_ack", "clientMessageId": message["clientMessageId"]}))
-        for member in self.rooms[message["roomId"]]:
-            self.deliveries += 1
-            for _ in range(self.copies(self.deliveries)):
-                await member.send_message(json.dumps({"type": "new_message", "message": message}))
-
-
-@asynccontextmanager
-async def open_chat(copies: Callable[[int], int] = lambda _number: 1) -> AsyncIterator[tuple[Chat, int]]:
-    chat = Chat(copies)
-    async with trio.open_nursery() as nursery:
-        server = await nursery.start(partial(serve_websocket, chat.serve, "127.0.0.1", 0, None))
-        yield chat, server.port
-        nursery.cancel_scope.cancel()
-
-
-async def generate(
-    generator: Path, mode: str, *, port: int, folder: Path, clients: int = 12, drain_s: float = 10
-) -> dict[str, Any]:
-    """The generator's report of half a second with rooms of 4. It waits for what is missing, at most `drain_s`."""
-    lines = "".join(f"room{number // 4} room{number // 4} user{number}\n" for number in range(clients))
-    (folder / "clients").write_text(lines)
-    flags = ["--warmup", "0.1", "--seconds", "0.5", "--drain", str(drain_s), "--idle", "0.1", *SENDS[mode]]
-    command = [str(generator), mode, "--port", str(port), "--clients", str(folder / "clients"), *flags]
-    with trio.fail_after(20):
-        done = await trio.run_process(command, capture_stdout=True, capture_stderr=True)
-    marks = [line for line in done.stderr.decode().splitlines() if line.startswith("mark")]
-    assert marks[:2] == ["mark begin", "mark end"]
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
-@pytest.mark.parametrize("mode", ["throughput", "steady"])
-async def test_every_delivery_is_counted(mode: str, generator: Path, tmp_path: Path) -> None:
-    async with open_chat() as (chat, port):
-        found = await generate(generator, mode, port=port, folder=tmp_path)
-    assert found["live"] == 12
-    assert found["sent"] == found["acknowledged"] > 0
-    assert found["delivered"] == chat.deliveries == found["acknowledged"] * 4
-    assert (found["missing"], found["surplus"], found["refused"], found["lost"]) == (0, 0, 0, 0)
-
-
-async def test_fanout_waits_for_everyone_before_it_sends_again(generator: Path, tmp_path: Path) -> None:
-    async with open_chat() as (_chat, port):
-        found = await generate(generator, "fanout", port=port, folder=tmp_path, clients=4)
-    assert found["delivered"] == found["sent"] * 4
-    assert found["round_times"]["count"] == found["window_sent"] > 0
-
-
-async def test_lost_deliveries_are_missing(generator: Path, tmp_path: Path) -> None:
-    async with open_chat(lambda number: 0 if number % 10 == 0 else 1) as (chat, port):
-        found = await generate(generator, "steady", port=port, folder=tmp_path, drain_s=2)
-    assert found["missing"] == chat.deliveries // 10 > 0
-
-
-async def test_a_lost_delivery_is_not_made_up_for_by_a_repeated_one(generator: Path, tmp_path: Path) -> None:
-    async with open_chat(lambda number: {1: 0, 2: 2}.get(number, 1)) as (_chat, port):
-        found = await generate(generator, "steady", port=port, folder=tmp_path)
-    assert (found["missing"], found["surplus"]) == (1, 1)
-
-
-async def test_latency_counts_from_when_the_message_was_due(generator: Path, tmp_path: Path) -> None:
-    async with open_chat() as (_chat, port):
-        found = await generate(generator, "steady", port=port, folder=tmp_path)
-    # 200 a second for half a second, each to four: none is left out, whenever it left and arrived
-    assert found["ack_times"]["count"] == 100
-    assert found["delivery_times"]["count"] == 400
-    assert 0 < found["delivery_times"]["p50_us"] <= found["delivery_times"]["max_us"]
-    assert sum(count for _, count in found["delivery_times"]["slots"]) == 400
-
-
-async def test_connect_measures_until_all_are_authenticated(generator: Path, tmp_path: Path) -> None:
-    async with open_chat() as (_chat, port):
-        found = await generate(generator, "connect", port=port, folder=tmp_path)
-    assert found["handshake_times"]["count"] == found["live"] == 12
-    assert found["window_seconds"] >= found["connect_seconds"] > 0
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["steady", "--port", "1", "--clients", "/nonexistent"], "/nonexistent: No such file"),
-        (["steady", "--port", "1", "--clients", "CLIENTS", "--host", "10.0.0.1"], "not a loopback address"),
-        (["steady", "--port", "1", "--clients", "CLIENTS"], "no connection was authenticated: Connection refused"),
-        (["steady", "--port", "1", "--clients", "CLIENTS", "--rate", "many"], "not a number"),
-        (["steady", "--port", "1", "--clients", "CLIENTS", "--speed", "1"], "unknown flag"),
-        (["gently", "--port", "1", "--clients", "CLIENTS"], "the modes are"),
-    ],
-)
-def test_generator_says_what_is_wrong(arguments: list[str], said: str, generator: Path, tmp_path: Path) -> None:
-    (tmp_path / "clients").write_text("token room user\n")
-    given = [str(tmp_path / "clients") if argument == "CLIENTS" else argument for argument in arguments]
-    done = subprocess.run([generator, *given], capture_output=True, text=True, timeout=20, check=False)
-    assert done.returncode == 1
-    assert said in done.stderr
 
 
 # ---- the people
@@ -180,6 +50,36 @@ def test_people_fit_the_schema_of_chatd(tmp_path: Path) -> None:
     assert database.execute("SELECT count(*), count(DISTINCT refresh_hash) FROM user_sessions").fetchone() == (12, 12)
     assert database.execute("PRAGMA foreign_key_check").fetchall() == []
     database.close()
+
+
+def test_people_fit_the_schema_of_chatd_on_postgresql() -> None:
+    population = seed.make_population(12, 5)
+    migrations = [path.read_text() for path in sorted(ROOT.glob("sql/migrations/*.up.sql"))]
+    wrong = "SELECT count(*) FROM rooms WHERE member_count <> (SELECT count(*) FROM room_members WHERE room_id = id);"
+    with (
+        harness.open_folder() as folder,
+        postgres.open_postgres(folder, cores=(0,), settings=postgres.COUNTING) as server,
+        postgres.open_counter(server, cores=(0,)) as count,
+    ):
+        postgres.run_script(server, "".join(migrations))
+        before = count()
+        postgres.run_script(server, seed.chatd_script(population))
+        # a COPY for each of the four tables, and ANALYZE; the asking itself is not counted
+        assert (count() - before, count() - before) == (5, 5)
+        command = server.client(postgres.DATABASE)
+        said = subprocess.run(command, input=wrong, capture_output=True, text=True, timeout=20, check=True).stdout
+        assert said == "0\n"
+        with pytest.raises(processes.StartFailed, match="duplicate key"):
+            postgres.run_script(server, seed.chatd_script(population))
+
+
+def test_redis_is_private_and_gone_when_the_block_is_left(tmp_path: Path) -> None:
+    with redis.open_redis(tmp_path, cores=(0,)) as server:
+        path = Path(server.url.removeprefix("unix://"))
+        assert redis.answers(path)
+        assert machine.memory_bytes(server.pid) > 0
+    assert not redis.answers(path)
+    assert machine.memory_bytes(server.pid) == 0
 
 
 # ---- processes
@@ -303,6 +203,30 @@ def test_goal_is_met_by_ratio_and_bound() -> None:
     assert met(outcome_of("steady-rooms-of-95", CHATD, p99_ms=20.1)) == [False]
     assert met(outcome_of("steady-rooms-of-95", CHATD, p99_ms=2.0)) == [True]
     assert met(outcome_of("steady-rooms-of-95", CHATD, p99_ms=2.0, failure="3 deliveries never came")) == [False]
+
+
+def test_goal_of_nodes_is_about_them() -> None:
+    embedded = outcome_of("rooms-of-10", CHATD, cpu_per_message_us=100.0, failure="3 deliveries never came")
+    node = outcome_of(
+        "rooms-of-10", ONE_NODE, cpu_per_message_us=199.0, messages_per_s=5000.0, statements_per_message=0.25
+    )
+    found = [verdict for verdict in goals.verdicts([embedded, node]) if "PostgreSQL" in verdict.text]
+    assert [(verdict.value, verdict.is_met) for verdict in found] == [(1.99, True), (5000.0, True), (0.25, False)]
+
+
+def test_statements_and_cpu_are_those_of_the_window_over_its_acknowledged_messages() -> None:
+    times = dict.fromkeys([f"{point}_us" for point in ("p50", "p90", "p99", "p999", "max")], 1000.0)
+    said = dict.fromkeys(["cpu_seconds", "connect_seconds", "behind_seconds", "send_lag_max_us"], 0.0)
+    said |= {"window_seconds": 2.0, "window_acknowledged": 10_000, "window_delivered": 100_000}
+    said |= {"messages_per_s": 5000.0, "deliveries_per_s": 50_000.0}
+    begin = Sample(10.0, 5.0, 7.0, 1.0, 0.5, 20.0, 20.0, memory_bytes=1, statements=400)
+    end = Sample(12.0, 6.5, 7.4, 1.2, 0.5, 22.0, 22.0, memory_bytes=1, statements=1400)
+    run = Load({**said, "ack_times": times}, {"begin": begin, "end": end, "finish": end})
+    found = figures.figures_of("throughput", run, load_cores=1)
+    shares = (found["server_share"], found["database_share"], found["bus_share"])
+    assert shares == pytest.approx((0.75, 0.2, 0.1))
+    assert found["cpu_per_message_us"] == pytest.approx(150)
+    assert found["statements_per_message"] == pytest.approx(0.1)
 
 
 def test_disturbed_rounds_do_not_count_where_there_are_others() -> None:

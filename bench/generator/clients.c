@@ -242,8 +242,15 @@ void read_clients(void)
         clients[i].room = room_named(clients[i].room_id);
 }
 
-static void start_connecting(struct client *client, const struct sockaddr_in *address)
+static uint16_t port_of(const struct client *client)
 {
+    return settings.ports[(size_t)(client - clients) % settings.port_count];
+}
+
+/* `address` has the host; the port is the client's own. */
+static void start_connecting(struct client *client, struct sockaddr_in address)
+{
+    address.sin_port = htons(port_of(client));
     client->started = now_ns();
     client->state = CONNECTING;
     counts.in_handshake++;
@@ -253,7 +260,7 @@ static void start_connecting(struct client *client, const struct sockaddr_in *ad
     int yes = 1;
     setsockopt(client->fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
     watch(client, 1, EPOLL_CTL_ADD);
-    if (connect(client->fd, (const struct sockaddr *)address, sizeof *address) && errno != EINPROGRESS)
+    if (connect(client->fd, (const struct sockaddr *)&address, sizeof address) && errno != EINPROGRESS)
         lose(client, strerror(errno));
 }
 
@@ -271,21 +278,21 @@ static void on_connected(struct client *client)
                                        "GET / HTTP/1.1\r\nHost: %s:%d\r\nUpgrade: websocket\r\n"
                                        "Connection: Upgrade\r\nSec-WebSocket-Key: " WIRE_KEY "\r\n"
                                        "Sec-WebSocket-Version: 13\r\n\r\n",
-                                       settings.host, (int)settings.port);
+                                       settings.host, (int)port_of(client));
     client->state = UPGRADING;
     flush(client);
 }
 
 void connect_all(void)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)settings.port)};
+    struct sockaddr_in address = {.sin_family = AF_INET};
     if (inet_pton(AF_INET, settings.host, &address.sin_addr) != 1 || ntohl(address.sin_addr.s_addr) >> 24 != 127)
         fail("%s is not a loopback address: the generator talks to 127.0.0.0/8 only", settings.host);
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     uint64_t end = now_ns() + (uint64_t)(settings.connect_limit * 1e9);
     for (size_t next = 0; counts.live + counts.failed + counts.lost < client_count && now_ns() < end;) {
         while (next < client_count && counts.in_handshake < (size_t)settings.handshakes)
-            start_connecting(&clients[next++], &address);
+            start_connecting(&clients[next++], address);
         if (next == client_count || counts.in_handshake)
             poll_once(end);
     }

@@ -1,8 +1,9 @@
 /* A load generator for chatd and its peers: thousands of WebSocket clients in one thread, on one core.
  *
- *   generator MODE --port PORT --clients FILE [flags]        (flags and their defaults: options[] below)
+ *   generator MODE --port PORT[,PORT…] --clients FILE [flags]   (flags and their defaults: options[] below)
  *
  * FILE has one line per client: "token roomId userId". Each client connects, authenticates and is then in its room.
+ * With several ports (nodes of one service) the clients take turns in them, so that neighbours in a room are apart.
  *
  *   throughput  closed loop: --senders clients keep --depth messages each unacknowledged, for --warmup + --seconds
  *   steady      open loop: --rate messages a second over all clients, whatever the server does. Every message carries
@@ -49,7 +50,7 @@ static const struct option {
     const char **text;
     const char *meaning;
 } options[] = {
-    {"--port", &settings.port, NULL, "the server's port"},
+    {"--port", NULL, &settings.port, "the server's port, or those of its nodes: 3001,3002"},
     {"--clients", NULL, &settings.clients_file, "file of 'token roomId userId' lines"},
     {"--host", NULL, &settings.host, "an address in 127.0.0.0/8"},
     {"--connections", &settings.connections, NULL, "use the first so many lines (default: all)"},
@@ -284,10 +285,22 @@ static void run_idle(void)
 
 /* ---- the command line */
 
+static void read_ports(void)
+{
+    for (const char *text = settings.port; text; text = *text == ',' ? text + 1 : NULL) {
+        char *rest;
+        unsigned long port = strtoul(text, &rest, 10);
+        if (rest == text || port < 1 || port > 65535 || (*rest && *rest != ',') || settings.port_count == MOST_PORTS)
+            fail("--port %s: not a port, or at most %d of them, with commas between", settings.port, MOST_PORTS);
+        settings.ports[settings.port_count++] = (uint16_t)port;
+        text = rest;
+    }
+}
+
 static void read_flags(int argc, char **argv)
 {
     if (argc < 2 || argv[1][0] == '-') {
-        fprintf(stderr, "usage: generator throughput|steady|connect|fanout --port PORT --clients FILE [flags]\n");
+        fprintf(stderr, "usage: generator throughput|steady|connect|fanout --port PORT[,PORT…] --clients FILE [flags]\n");
         for (size_t i = 0; i < OPTIONS; i++)
             fprintf(stderr, "  %-16s %s\n", options[i].flag, options[i].meaning);
         exit(2);
@@ -309,6 +322,7 @@ static void read_flags(int argc, char **argv)
     }
     if (!settings.port || !settings.clients_file)
         fail("--port and --clients are needed");
+    read_ports();
     if (settings.content_bytes > LARGEST_CONTENT || settings.handshakes < 1 || settings.rate < 1)
         fail("--content-bytes is at most %d; --handshakes and --rate are at least 1", LARGEST_CONTENT);
 }

@@ -11,6 +11,7 @@
 #define SECOND 1000000000ull
 #define LARGEST_CONTENT 4096
 #define NOTE_BYTES 256
+#define MOST_PORTS 16
 
 enum state { WAITING, CONNECTING, UPGRADING, AUTHENTICATING, LIVE, LOST };
 
@@ -36,9 +37,11 @@ struct client {
 
 /* What was asked for (generator.c has the flags, their defaults and their meaning). Times in seconds. */
 struct settings {
-    double port, connections, handshakes, connect_limit, senders, depth, rate, warmup, seconds, drain, idle,
+    double connections, handshakes, connect_limit, senders, depth, rate, warmup, seconds, drain, idle,
         content_bytes;
-    const char *mode, *clients_file, *host;
+    const char *mode, *clients_file, *host, *port;
+    uint16_t ports[MOST_PORTS]; /* the clients take turns in them */
+    size_t port_count;
 };
 extern struct settings settings;
 

@@ -1,0 +1,149 @@
+"""The bench's generator, against a small honest (or dishonest) chat server: it finds what is missing."""
+
+import json
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, serve_websocket
+
+from bench.servers import GENERATOR, compiled
+
+SENDS = {"throughput": ["--senders", "4", "--depth", "2"], "steady": ["--rate", "200"], "fanout": [], "connect": []}
+
+
+@pytest.fixture(scope="module")
+def generator() -> Path:
+    return compiled(GENERATOR, "generator")
+
+
+class Chat:
+    """Acknowledges every message and delivers it to the whole room, as often as `copies(number)` says."""
+
+    def __init__(self, copies: Callable[[int], int]) -> None:
+        self.copies = copies
+        self.rooms: dict[str, list[WebSocketConnection]] = {}
+        self.deliveries = 0
+
+    async def serve(self, request: WebSocketRequest) -> None:
+        ws = await request.accept()
+        try:
+            room_id = json.loads(await ws.get_message())["token"]  # a token here is the name of a room
+            self.rooms.setdefault(room_id, []).append(ws)
+            await ws.send_message('{"type":"authenticated"}')
+            while True:
+                await self.answer(ws, json.loads(await ws.get_message()))
+        except ConnectionClosed:
+            pass
+
+    async def answer(self, ws: WebSocketConnection, message: dict[str, str]) -> None:
+        await ws.send_message(json.dumps({"type": "message_ack", "clientMessageId": message["clientMessageId"]}))
+        for member in self.rooms[message["roomId"]]:
+            self.deliveries += 1
+            for _ in range(self.copies(self.deliveries)):
+                await member.send_message(json.dumps({"type": "new_message", "message": message}))
+
+
+@asynccontextmanager
+async def open_chat(copies: Callable[[int], int] = lambda _number: 1) -> AsyncIterator[tuple[Chat, int]]:
+    chat = Chat(copies)
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(partial(serve_websocket, chat.serve, "127.0.0.1", 0, None))
+        yield chat, server.port
+        nursery.cancel_scope.cancel()
+
+
+async def generate(
+    generator: Path, mode: str, *, port: int | str, folder: Path, clients: int = 12, drain_s: float = 10
+) -> dict[str, Any]:
+    """The generator's report of half a second with rooms of 4. It waits for what is missing, at most `drain_s`."""
+    lines = "".join(f"room{number // 4} room{number // 4} user{number}\n" for number in range(clients))
+    (folder / "clients").write_text(lines)
+    flags = ["--warmup", "0.1", "--seconds", "0.5", "--drain", str(drain_s), "--idle", "0.1", *SENDS[mode]]
+    command = [str(generator), mode, "--port", str(port), "--clients", str(folder / "clients"), *flags]
+    with trio.fail_after(20):
+        done = await trio.run_process(command, capture_stdout=True, capture_stderr=True)
+    marks = [line for line in done.stderr.decode().splitlines() if line.startswith("mark")]
+    assert marks[:2] == ["mark begin", "mark end"]
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("mode", ["throughput", "steady"])
+async def test_every_delivery_is_counted(mode: str, generator: Path, tmp_path: Path) -> None:
+    async with open_chat() as (chat, port):
+        found = await generate(generator, mode, port=port, folder=tmp_path)
+    assert found["live"] == 12
+    assert found["sent"] == found["acknowledged"] > 0
+    assert found["delivered"] == chat.deliveries == found["acknowledged"] * 4
+    assert (found["missing"], found["surplus"], found["refused"], found["lost"]) == (0, 0, 0, 0)
+
+
+async def test_fanout_waits_for_everyone_before_it_sends_again(generator: Path, tmp_path: Path) -> None:
+    async with open_chat() as (_chat, port):
+        found = await generate(generator, "fanout", port=port, folder=tmp_path, clients=4)
+    assert found["delivered"] == found["sent"] * 4
+    assert found["round_times"]["count"] == found["window_sent"] > 0
+
+
+async def test_lost_deliveries_are_missing(generator: Path, tmp_path: Path) -> None:
+    async with open_chat(lambda number: 0 if number % 10 == 0 else 1) as (chat, port):
+        found = await generate(generator, "steady", port=port, folder=tmp_path, drain_s=2)
+    assert found["missing"] == chat.deliveries // 10 > 0
+
+
+async def test_a_lost_delivery_is_not_made_up_for_by_a_repeated_one(generator: Path, tmp_path: Path) -> None:
+    async with open_chat(lambda number: {1: 0, 2: 2}.get(number, 1)) as (_chat, port):
+        found = await generate(generator, "steady", port=port, folder=tmp_path)
+    assert (found["missing"], found["surplus"]) == (1, 1)
+
+
+async def test_latency_counts_from_when_the_message_was_due(generator: Path, tmp_path: Path) -> None:
+    async with open_chat() as (_chat, port):
+        found = await generate(generator, "steady", port=port, folder=tmp_path)
+    # 200 a second for half a second, each to four: none is left out, whenever it left and arrived
+    assert found["ack_times"]["count"] == 100
+    assert found["delivery_times"]["count"] == 400
+    assert 0 < found["delivery_times"]["p50_us"] <= found["delivery_times"]["max_us"]
+    assert sum(count for _, count in found["delivery_times"]["slots"]) == 400
+
+
+async def test_connect_measures_until_all_are_authenticated(generator: Path, tmp_path: Path) -> None:
+    async with open_chat() as (_chat, port):
+        found = await generate(generator, "connect", port=port, folder=tmp_path)
+    assert found["handshake_times"]["count"] == found["live"] == 12
+    assert found["window_seconds"] >= found["connect_seconds"] > 0
+
+
+async def test_clients_of_a_room_take_turns_in_the_ports(generator: Path, tmp_path: Path) -> None:
+    async with open_chat() as (even, first), open_chat() as (odd, second):
+        # two small servers that know nothing of each other, so half of each room hears nothing of the other half
+        found = await generate(generator, "steady", port=f"{first},{second}", folder=tmp_path, drain_s=0.5)
+    assert [len(members) for members in (*even.rooms.values(), *odd.rooms.values())] == [2] * 6
+    assert found["delivered"] == found["missing"] == found["acknowledged"] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["steady", "--port", "1", "--clients", "/nonexistent"], "/nonexistent: No such file"),
+        (["steady", "--port", "1", "--clients", "CLIENTS", "--host", "10.0.0.1"], "not a loopback address"),
+        (["steady", "--port", "1", "--clients", "CLIENTS"], "no connection was authenticated: Connection refused"),
+        (["steady", "--port", "1", "--clients", "CLIENTS", "--rate", "many"], "not a number"),
+        (["steady", "--port", "1", "--clients", "CLIENTS", "--speed", "1"], "unknown flag"),
+        (["steady", "--port", "1,", "--clients", "CLIENTS"], "--port 1,: not a port"),
+        (["steady", "--port", "70000", "--clients", "CLIENTS"], "--port 70000: not a port"),
+        (["gently", "--port", "1", "--clients", "CLIENTS"], "the modes are"),
+    ],
+)
+def test_generator_says_what_is_wrong(arguments: list[str], said: str, generator: Path, tmp_path: Path) -> None:
+    (tmp_path / "clients").write_text("token room user\n")
+    given = [str(tmp_path / "clients") if argument == "CLIENTS" else argument for argument in arguments]
+    done = subprocess.run([generator, *given], capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 1
+    assert said in done.stderr
