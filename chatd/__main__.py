@@ -20,6 +20,7 @@ import trio
 from chatd import __version__, telemetry
 from chatd.administration import add_user, check, disable_user, issue_token, list_users, migrate_schema, set_password
 from chatd.backends import StartFault
+from chatd.backups import back_up, restore
 from chatd.config import Config, ConfigError
 from chatd.configfile import load_config
 from chatd.errors import Refusal
@@ -106,6 +107,21 @@ async def run_token(config: Config, args: argparse.Namespace) -> str:
     return await issue_token(config, args.user)
 
 
+async def run_backup(config: Config, args: argparse.Namespace) -> str:
+    return await back_up(config, args.file, _show_progress)
+
+
+async def run_restore(config: Config, args: argparse.Namespace) -> str:
+    return await restore(config, args.file, _show_progress)
+
+
+def _show_progress(done: int, total: int) -> None:
+    """To a person at a terminal; pages are what a database is made of."""
+    if sys.stderr.isatty():
+        end = "\n" if done == total else ""
+        print(f"\r{done} of {total} pages", end=end, file=sys.stderr, flush=True)
+
+
 class UsageError(Exception):
     """The command line makes no sense; `str()` says what would."""
 
@@ -137,6 +153,10 @@ def _declare_token(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("user", metavar="USER", help="username")
 
 
+def _declare_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE")
+
+
 COMMANDS: Final[dict[str, Command]] = {
     "serve": Command(run_serve, "run the daemon", "chatd serve --config /etc/chatd/chatd.toml"),
     "check": Command(run_check, "read the configuration and try the back ends, changing nothing", "chatd check"),
@@ -144,6 +164,12 @@ COMMANDS: Final[dict[str, Command]] = {
         run_migrate, "bring the schema up or down, or show where it is", "chatd migrate up", _declare_migrate
     ),
     "user": Command(run_user, "accounts", "chatd user add ada --email ada@example.org", _declare_user),
+    "backup": Command(
+        run_backup, "copy the embedded database into a file, while it is used", "chatd backup monday.db", _declare_file
+    ),
+    "restore": Command(
+        run_restore, "put a backup in the place of the embedded database", "chatd restore monday.db", _declare_file
+    ),
     "token": Command(run_token, "print an access token, ready for wscat or k6", "chatd token ada", _declare_token),
 }
 

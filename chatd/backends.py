@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chatd.bus.port import Bus
-    from chatd.config import BusOptions, Config, DatabaseOptions
+    from chatd.config import BusOptions, DatabaseOptions
     from chatd.store.database import Database
 
 log = telemetry.get_logger(__name__)
@@ -59,13 +59,15 @@ class BackEnds(NamedTuple):
 
 
 @asynccontextmanager
-async def open_back_ends(data_path: Path, config: Config) -> AsyncIterator[BackEnds]:
+async def open_back_ends(
+    data_path: Path, database_options: DatabaseOptions, bus_options: BusOptions, *, node_name: str
+) -> AsyncIterator[BackEnds]:
     """Database and bus of the configuration. Raises `StartFault`."""
     async with AsyncExitStack() as stack:
-        if config.database.url or config.bus.url:
+        if database_options.url or bus_options.url:
             await stack.enter_async_context(_open_loop())
-        database = await stack.enter_async_context(_open_database(data_path, config.database))
-        bus = await stack.enter_async_context(_open_bus(config.bus, node_name=config.server.node_name))
+        database = await stack.enter_async_context(_open_database(data_path, database_options))
+        bus = await stack.enter_async_context(_open_bus(bus_options, node_name=node_name))
         yield BackEnds(database, Queries(database.dialect), bus)
 
 

@@ -86,7 +86,9 @@ async def open_chat(
         is_shared = bool(config.database.url)
         find_signing_secrets(config.auth, data_path)
         check_back_ends(data_path, config.database, config.bus)
-        database, queries, bus = await enter(open_back_ends(data_path, config))
+        database, queries, bus = await enter(
+            open_back_ends(data_path, config.database, config.bus, node_name=config.server.node_name)
+        )
         await prepare_schema(database, queries, config.database)
         secrets = signing_secrets(config.auth, data_path, may_make=not is_shared)
         metrics = metrics or Metrics()

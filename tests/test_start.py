@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.servers import shared_postgres
 from tests.shell import Shell, contents, run_process, sentence_of
 
 if TYPE_CHECKING:
@@ -131,11 +132,44 @@ def test_data_folder_that_cannot_be_made_is_named(shell: Shell) -> None:
         assert "data" in shell.refusal(command)
 
 
-@pytest.mark.parametrize(
-    "option", [{"DATABASE_URL": "postgresql://localhost/chatd"}, {"BUS_URL": "redis://localhost"}], ids=str
-)
-def test_back_end_that_this_chatd_does_not_speak_to_is_named(shell: Shell, option: dict[str, str]) -> None:
-    [(name, _)] = option.items()
-    table, _, _ = name.lower().partition("_")
-    for command in ("serve", "check"):
-        assert f"[{table}] url" in shell.refusal(command, **option)
+NOWHERE = {"DATABASE_URL": "postgresql://chatd@127.0.0.1:9/chatd", "AUTH_SECRET": "s" * 32}
+
+
+@pytest.mark.parametrize("command", [["serve"], ["check"], ["migrate", "up"], ["user", "list"]], ids=" ".join)
+def test_database_that_cannot_be_reached_is_named(shell: Shell, command: list[str]) -> None:
+    sentence = shell.refusal(*command, **NOWHERE)
+    assert "database" in sentence
+    assert "127.0.0.1:9" in sentence
+
+
+@pytest.mark.parametrize("command", [["serve"], ["check"], ["user", "list"]], ids=" ".join)
+def test_bus_that_cannot_be_reached_is_named(shell: Shell, command: list[str]) -> None:
+    postgres = shared_postgres()
+    url = postgres.url(postgres.new_database())
+    options = {"DATABASE_URL": url, "BUS_URL": "redis://127.0.0.1:9", "AUTH_SECRET": "s" * 32}
+    sentence = shell.refusal(*command, **options)
+    assert "bus" in sentence
+    assert "127.0.0.1:9" in sentence
+
+
+@pytest.mark.parametrize("command", [["serve"], ["check"]], ids=" ".join)
+def test_bus_of_several_nodes_without_their_database_is_named(shell: Shell, command: list[str]) -> None:
+    sentence = shell.refusal(*command, BUS_URL="redis://127.0.0.1:9")
+    assert "[bus] url" in sentence
+    assert "[database] url" in sentence
+
+
+@pytest.mark.parametrize("command", [["serve"], ["check"]], ids=" ".join)
+def test_nodes_that_share_a_database_do_not_make_secrets_of_their_own(shell: Shell, command: list[str]) -> None:
+    postgres = shared_postgres()
+    url = postgres.url(postgres.new_database())
+    assert "[auth] secret" in shell.refusal(*command, DATABASE_URL=url, DATABASE_MIGRATE="true")
+
+
+@pytest.mark.parametrize("command", [["serve"], ["user", "list"]], ids=" ".join)
+def test_postgresql_is_not_migrated_unasked(shell: Shell, command: list[str]) -> None:
+    postgres = shared_postgres()
+    name = postgres.new_database()
+    sentence = shell.refusal(*command, DATABASE_URL=postgres.url(name), AUTH_SECRET="s" * 32)
+    assert "chatd migrate up" in sentence
+    assert postgres.sql("SELECT COUNT(*) FROM pg_tables WHERE schemaname = 'public'", name) == "0\n"

@@ -52,7 +52,9 @@ def test_wheel_holds_chatd_and_its_sql_and_nothing_else(wheel: Path) -> None:
 
 def test_chatd_requires_what_it_imports_and_nothing_else() -> None:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    required = {re.split(r"[^\w-]", requirement)[0] for requirement in project["dependencies"]}
+    required = {re.split(r"[^\w-]", requirement)[0].replace("_", "-") for requirement in project["dependencies"]}
+    # triopg 0.6 imports it without requiring it
+    required.remove("async-generator")
     imported = set()
     for path in (CHECKOUT / "chatd").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
