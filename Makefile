@@ -40,9 +40,11 @@ wheel: $(READY) ## pack chatd into dist/, with all it needs to run without this 
 	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/*.whl
 
-lock: $(READY) ## renew requirements.lock after pyproject.toml changed
+lock: $(READY) ## renew requirements.lock and deploy/requirements.lock after pyproject.toml changed
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --all-extras \
 		--output-file requirements.lock pyproject.toml
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --constraint requirements.lock \
+		--output-file deploy/requirements.lock pyproject.toml
 
 clean: ## remove all that was made here, but not chatd-data
 	rm -rf $(VENV) .cache dist build bench/results .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes sure of what the tests need beside Python: PostgreSQL's and Redis's servers, and wscat.
+# Makes sure of what the tests need beside Python: PostgreSQL's and Redis's servers, nginx, and wscat.
 # Installs what is missing where it may (Debian's packages as root, wscat into .cache/ with npm); where it may
 # not, it says in one sentence what to install, and the tests that need it fail with a sentence of their own.
 set -euo pipefail
@@ -7,14 +7,23 @@ cd "$(dirname "$0")/.."
 
 has_postgres() { command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }
 has_redis() { command -v redis-server >/dev/null; }
+has_nginx() { command -v nginx >/dev/null || [[ -x /usr/sbin/nginx ]]; }
 
 missing=()
 has_postgres || missing+=(postgresql)
 has_redis || missing+=(redis-server)
+has_nginx || missing+=(nginx-light)
 if ((${#missing[@]})); then
     if [[ $EUID -eq 0 ]] && command -v apt-get >/dev/null; then
         echo "Installing ${missing[*]} for the tests …"
         export DEBIAN_FRONTEND=noninteractive
+        # Debian starts what it installs, nginx on port 80; the tests start their own.
+        policy=/usr/sbin/policy-rc.d
+        if [[ ! -e $policy ]]; then
+            trap 'rm -f "$policy"' EXIT
+            printf '#!/bin/sh\nexit 101\n' >"$policy"
+            chmod +x "$policy"
+        fi
         apt-get -qq update
         apt-get -qq install --yes --no-install-recommends "${missing[@]}" >/dev/null
     else
