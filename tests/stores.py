@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 import trio
 
+from chatd.asyncio_loop import open_asyncio_loop
 from chatd.clock import wall_clock_ms
 from chatd.errors import Unavailable
 from chatd.ids import new_id
@@ -23,9 +25,11 @@ from chatd.store.facts import Facts
 from chatd.store.journal import Journal, JournalOptions, open_journal
 from chatd.store.messages import Messages
 from chatd.store.migrations import migrate, read_migrations
+from chatd.store.postgres import open_postgres
 from chatd.store.queries import Queries, Query
 from chatd.store.rooms import NewRoom, Rooms
 from chatd.store.sqlite import open_sqlite
+from tests.servers import shared_postgres
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -82,6 +86,19 @@ def _sqlite(folder: Path) -> AbstractAsyncContextManager[Database]:
     return open_sqlite(folder / "chatd.db", readers=2)
 
 
+@cache
+def _name_in_postgres(folder: Path) -> str:
+    """The database that stands for a folder, so that opening the folder again opens the same one."""
+    return shared_postgres().new_database()
+
+
+@asynccontextmanager
+async def _postgres(folder: Path) -> AsyncIterator[Database]:
+    url = shared_postgres().url(_name_in_postgres(folder))
+    async with open_asyncio_loop(), open_postgres(url, pool_min=1, pool_max=3, timeout_s=10) as opened:
+        yield opened
+
+
 @asynccontextmanager
 async def _gated(folder: Path) -> AsyncIterator[Database]:
     async with _sqlite(folder) as behind:
@@ -89,7 +106,7 @@ async def _gated(folder: Path) -> AsyncIterator[Database]:
 
 
 #: How an empty database of each kind is opened in a folder.
-KINDS: dict[str, Callable[[Path], AbstractAsyncContextManager[Database]]] = {"sqlite": _sqlite}
+KINDS: dict[str, Callable[[Path], AbstractAsyncContextManager[Database]]] = {"sqlite": _sqlite, "postgres": _postgres}
 #: With those that tests put before a real one: they pass the same suite.
 WITH_FAKES = {**KINDS, "gated": _gated}
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import asyncpg
 import pytest
+import trio
 
 from chatd.errors import Unavailable
 from chatd.store.migrations import Migration, SchemaFault, migrate, read_migrations, read_state
@@ -19,7 +21,20 @@ if TYPE_CHECKING:
 
     from chatd.store.database import Database, Row
 
-SCHEMA = {"sqlite": "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY name"}
+SCHEMA = {
+    "sqlite": "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY name",
+    # a table a row, with all that belongs to it
+    "postgres": """
+        SELECT 'table', relname,
+               ARRAY(SELECT concat_ws(' ', attname, atttypid::regtype, attnotnull) FROM pg_attribute
+                     WHERE attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum),
+               ARRAY(SELECT pg_get_constraintdef(oid) FROM pg_constraint
+                     WHERE conrelid = pg_class.oid ORDER BY conname),
+               ARRAY(SELECT indexdef FROM pg_indexes WHERE tablename = relname ORDER BY indexname)
+        FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r' ORDER BY relname""",
+}
+#: What a script that is wrong ends with: SQLite does not tell it from a database that is out.
+WRONG = (Unavailable, asyncpg.UndefinedTableError)
 
 FIRST = Migration(1, "first", "CREATE TABLE a (b TEXT);\n", "DROP TABLE a;\n")
 SECOND = Migration(2, "second", "CREATE TABLE c (d TEXT);\nINSERT INTO c VALUES ('x');\n", "DROP TABLE c;\n")
@@ -78,6 +93,23 @@ async def test_steps_are_taken_one_by_one_in_both_directions(bare: Database) -> 
     assert ([m.name for m in state.landed], [m.name for m in state.waiting]) == (["first"], ["second", "third"])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+async def test_nodes_that_start_together_take_each_step_once(kind: str, tmp_path: Path) -> None:
+    every = [FIRST, SECOND, THIRD]
+    taken: list[str] = []
+
+    async def start_node(to: int | None) -> None:
+        async with KINDS[kind](tmp_path) as database:
+            taken.extend(await step(database, every, to=to))
+
+    for to, way in ((None, "up"), (0, "down")):
+        taken.clear()
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(start_node, to)
+        assert sorted(taken) == [f"{way} {migration.version:04d} {migration.name}" for migration in every]
+
+
 async def test_an_empty_database_stands_at_zero_and_everything_waits(bare: Database) -> None:
     state = await read_state(bare, Queries(bare.dialect), [FIRST, SECOND])
     assert (state.version, state.landed, state.waiting) == (0, [], [FIRST, SECOND])
@@ -116,7 +148,7 @@ async def test_an_unknown_target_is_refused(bare: Database) -> None:
 
 async def test_a_step_that_fails_leaves_neither_its_tables_nor_its_record(bare: Database) -> None:
     broken = Migration(2, "broken", SECOND.up + "INSERT INTO nowhere VALUES (1);\n", "")
-    with pytest.raises(Unavailable, match="nowhere"):
+    with pytest.raises(WRONG, match="nowhere"):
         await step(bare, [FIRST, broken, THIRD])
     assert await version_of(bare, [FIRST, broken]) == 1
     assert [name for _, name, *_ in await schema_of(bare)] == ["a", "schema_migrations"]
@@ -125,7 +157,7 @@ async def test_a_step_that_fails_leaves_neither_its_tables_nor_its_record(bare: 
 
 async def test_a_step_whose_record_cannot_be_kept_is_undone(bare: Database) -> None:
     drops_the_record = Migration(2, "rude", "CREATE TABLE z (y TEXT);\nDROP TABLE schema_migrations;\n", "")
-    with pytest.raises(Unavailable, match="schema_migrations"):
+    with pytest.raises(WRONG, match="schema_migrations"):
         await step(bare, [FIRST, drops_the_record])
     assert await version_of(bare, [FIRST]) == 1
     assert [name for _, name, *_ in await schema_of(bare)] == ["a", "schema_migrations"]

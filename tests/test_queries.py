@@ -72,7 +72,8 @@ async def test_every_query_is_understood_by_its_database(store: Store) -> None:
     explain = "EXPLAIN "
     for name in names:
         query = store.queries[name]
-        explained = Query(name, explain + query.text)
+        # PostgreSQL explains only what it plans
+        explained = query if "CREATE" in query.text else Query(name, explain + query.text)
 
         async def work(tx: Transaction, explained: Query = explained) -> None:
             await tx.rows(explained, dict.fromkeys(explained.parameters))

@@ -38,7 +38,7 @@ class Transaction(Protocol):
         """Run a statement; the number of rows it changed."""
 
     async def script(self, statements: str) -> None:
-        """Run statements that take no parameters (a migration)."""
+        """Run statements that take no parameters (a migration), however long they take."""
 
 
 Work = Callable[[Transaction], Awaitable[T]]

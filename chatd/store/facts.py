@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from chatd.store.database import Database, Transaction
+    from chatd.store.database import Database, Row, Transaction
     from chatd.store.queries import Queries
 
 
@@ -24,6 +24,15 @@ class Facts:
         """Set a fact that may change."""
         query = self._queries["schema.keep_fact"]
         await self._database.transaction(lambda tx: tx.run(query, {"name": name, "value": value}))
+
+    async def prove(self, name: str, value: str) -> bool:
+        """Set a fact and read it back in one transaction: whether the database keeps what it is given."""
+
+        async def work(tx: Transaction) -> Row | None:
+            await tx.run(self._queries["schema.keep_fact"], {"name": name, "value": value})
+            return await tx.row(self._queries["schema.fact"], {"name": name})
+
+        return await self._database.transaction(work) == (value,)
 
     async def get_or_add(self, name: str, value: str) -> str:
         """The value of a fact, which becomes `value` if there was none; two who do it at once get the same."""

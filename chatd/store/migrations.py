@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from chatd.store.database import Database, Params, Transaction
-    from chatd.store.queries import Queries, Query
+    from chatd.store.queries import Queries
 
 _FILE = re.compile(r"(?P<version>\d{4})_(?P<name>\w+)\.(?P<way>up|down)(\.(?P<dialect>\w+))?\.sql")
 
@@ -96,29 +96,57 @@ async def migrate(
 ) -> list[str]:
     """Bring the schema up or down to version `to` (default: the newest); what was done, a line each.
 
-    Each step is one transaction with its entry in the record. Raises `SchemaFault`.
+    Each step is one transaction with its entry in the record, and left out if another node has taken it meanwhile.
+    Raises `SchemaFault`.
     """
     state = await read_state(database, queries, migrations)
     target = max((migration.version for migration in migrations), default=0) if to is None else to
     if target != 0 and target not in {migration.version for migration in migrations}:
         raise SchemaFault(f"There is no migration {target:04d}; `chatd migrate status` lists them.")
-    await database.transaction(lambda tx: tx.run(queries["schema.create_record"], {}))
-    done = []
-    for migration in reversed(state.landed):
-        if migration.version > target:
-            await database.transaction(partial(_step, migration.down, queries["schema.forget"], {
-                "version": migration.version,
-            }))  # fmt: skip
-            done.append(f"down {migration.version:04d} {migration.name}")
-    for migration in state.waiting:
-        if migration.version <= target:
-            await database.transaction(partial(_step, migration.up, queries["schema.remember"], {
-                "version": migration.version, "name": migration.name, "checksum": migration.checksum,
-            }))  # fmt: skip
-            done.append(f"up {migration.version:04d} {migration.name}")
+    down = [migration for migration in reversed(state.landed) if migration.version > target]
+    up = [migration for migration in state.waiting if migration.version <= target]
+    await database.transaction(partial(_make_record, queries))
+    done = [
+        f"down {migration.version:04d} {migration.name}"
+        for migration in down
+        if await database.transaction(partial(_take_down, queries, migration))
+    ]
+    done += [
+        f"up {migration.version:04d} {migration.name}"
+        for migration in up
+        if await database.transaction(partial(_bring_up, queries, migration))
+    ]
     return done
 
 
-async def _step(script: str, record: Query, params: Params, tx: Transaction) -> None:
-    await tx.script(script)
-    await tx.run(record, params)
+async def _make_record(queries: Queries, tx: Transaction) -> None:
+    await _lock(queries, tx)
+    await tx.run(queries["schema.create_record"], {})
+
+
+async def _take_down(queries: Queries, migration: Migration, tx: Transaction) -> bool:
+    await _lock(queries, tx)
+    if migration.version not in await _landed(queries, tx):
+        return False
+    await tx.script(migration.down)
+    await tx.run(queries["schema.forget"], {"version": migration.version})
+    return True
+
+
+async def _bring_up(queries: Queries, migration: Migration, tx: Transaction) -> bool:
+    await _lock(queries, tx)
+    if migration.version in await _landed(queries, tx):
+        return False
+    await tx.script(migration.up)
+    entry: Params = {"version": migration.version, "name": migration.name, "checksum": migration.checksum}
+    await tx.run(queries["schema.remember"], entry)
+    return True
+
+
+async def _lock(queries: Queries, tx: Transaction) -> None:
+    """Keep other nodes from changing the schema until the end of the transaction, however long theirs take."""
+    await tx.script(queries["schema.lock"].text)
+
+
+async def _landed(queries: Queries, tx: Transaction) -> set[int]:
+    return {version for version, *_ in await tx.rows(queries["schema.landed"], {})}

@@ -1,0 +1,314 @@
+"""PostgreSQL behind the database port: a triopg pool that is whole after any cancellation, and a breaker before it.
+
+The one door to triopg and asyncpg. Statements are the queries' own text with `$1` for `:name`; what PostgreSQL refuses
+becomes a `Conflict`, what it cannot do now becomes `Unavailable`, and a deadlock is tried again. Runs on the asyncio
+loop that the caller has opened (`asyncio_loop`).
+
+Work that has begun is not cancelled but bounded: triopg's ways out are shielded and wait for the server, asyncpg's own
+cancellation opens another connection and waits for that. So a connection whose time is up is cut, which nothing can
+hold up; the next call then needs a new one. A server to which there is no new connection is taken as out: every call is
+told so at once, while one task tries to get it back.
+
+Source: https://www.postgresql.org/docs/15/runtime-config-client.html, https://www.postgresql.org/docs/15/errcodes-appendix.html
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from contextlib import asynccontextmanager, suppress
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+
+import asyncpg
+import trio
+import triopg
+
+from chatd import telemetry
+from chatd.errors import Unavailable
+from chatd.store.database import Conflict, Dialect, Params, Row, Work
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+    from chatd.store.queries import Query
+
+T = TypeVar("T")
+
+log = telemetry.get_logger(__name__)
+
+#: Seconds between two tries to reach a server that is out, at random, so that nodes do not come back in step.
+RETRY_MIN_S: Final = 0.2
+RETRY_MAX_S: Final = 1.0
+#: How often work is run that PostgreSQL undid for the sake of another transaction.
+TRIES: Final = 4
+#: Milliseconds after which the server ends a transaction whose node has stopped in its middle and holds its locks.
+IDLE_IN_TRANSACTION_MS: Final = 1000
+#: The server gives a statement up after this part of `timeout_s`, so that the connection need not be cut for it.
+STATEMENT_SHARE: Final = 0.9
+LOCK_SHARE: Final = 0.8
+#: A new connection has this part of it.
+CONNECT_SHARE: Final = 0.5
+#: Seconds for a script: a migration of large tables takes its time.
+SCRIPT_TIMEOUT_S: Final = 3600.0
+LIFT_BOUNDS: Final = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0"
+
+_PARAMETER = re.compile(r"(?<![:\w]):(?P<name>[a-z_]\w*)")
+
+#: The transaction was undone so that another one could go on, or the schema changed under a prepared statement.
+_UNDONE: Final = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.InvalidCachedStatementError,
+    asyncpg.exceptions.OutdatedSchemaCacheError,
+)
+#: What is to be stored breaks a rule. Text with U+0000 is among it, plain or as JSON: PostgreSQL holds none.
+_CONFLICTS: Final = (
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.CharacterNotInRepertoireError,
+    asyncpg.UntranslatableCharacterError,
+)
+#: The server cannot do it now, or not for us: gone, stopping, full, read-only, too slow, closed to this user.
+_OUT: Final = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.PostgresSystemError,
+    asyncpg.InternalServerError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.exceptions.TargetServerAttributeNotMatched,
+)
+
+
+class PostgresDatabase:
+    """`Database` on a PostgreSQL server. Made by `open_postgres`."""
+
+    dialect: Dialect = "postgres"
+
+    def __init__(self, url: str, *, pool_min: int, pool_max: int, timeout_s: float) -> None:
+        self._url = url
+        self._pool_min = pool_min
+        self._pool_max = pool_max
+        self._timeout_s = timeout_s
+        self._turns = trio.CapacityLimiter(pool_max)
+        # Reading takes all connections but one, so that no commit waits for it whatever is asked.
+        self._readers = trio.CapacityLimiter(max(pool_max - 1, 1))
+        self._writers = trio.CapacityLimiter(pool_max)
+        #: The pool, while the server is not out. Typed by nobody: triopg is published without types.
+        self._pool: Any = None
+        self._detail = "not connected"
+        self._is_out = trio.Event()
+        # When the time of each connection in use is up.
+        self._deadlines: dict[Any, float] = {}
+
+    async def rows(self, query: Query, params: Params) -> list[Row]:
+        return await self._run(lambda connection: self._statements(connection).rows(query, params), self._readers)
+
+    async def row(self, query: Query, params: Params) -> Row | None:
+        return await self._run(lambda connection: self._statements(connection).row(query, params), self._readers)
+
+    async def read(self, work: Work[T]) -> T:
+        kind = {"isolation": "repeatable_read", "readonly": True}
+        return await self._run(lambda connection: self._transact(connection, work, kind), self._readers)
+
+    async def transaction(self, work: Work[T]) -> T:
+        kind = {"isolation": "read_committed"}
+        return await self._run(lambda connection: self._transact(connection, work, kind), self._writers)
+
+    def _statements(self, connection: Any) -> _Statements:
+        return _Statements(connection, self._deadlines)
+
+    async def _transact(self, connection: Any, work: Work[T], kind: Mapping[str, object]) -> T:
+        """Run work in one transaction, again if it was undone for the sake of another one."""
+        for _ in range(TRIES - 1):
+            with suppress(*_UNDONE):
+                async with connection.transaction(**kind):
+                    return await work(self._statements(connection))
+        async with connection.transaction(**kind):
+            return await work(self._statements(connection))
+
+    async def _run(self, unit: Callable[[Any], Awaitable[T]], turns: trio.CapacityLimiter) -> T:
+        """Run a unit on a connection, when there is one. From there on nothing cancels it, and `_watch` bounds it."""
+        with trio.move_on_after(self._timeout_s):
+            async with turns, self._turns:
+                with trio.CancelScope(shield=True):
+                    return await self._use(unit)
+        raise Unavailable("The database is busy; try again in a moment.")
+
+    async def _use(self, unit: Callable[[Any], Awaitable[T]]) -> T:
+        pool = self._pool
+        if pool is None:
+            raise self._outage()
+        connection = None
+        try:
+            async with pool.acquire() as connection:
+                self._deadlines[connection] = trio.current_time() + self._timeout_s
+                try:
+                    return await unit(connection)
+                finally:
+                    del self._deadlines[connection]
+                    if not connection.is_closed() and connection.is_in_transaction():
+                        connection.terminate()
+        except Exception as error:
+            if self._pool is not pool:
+                raise self._outage() from error
+            if connection is None and not isinstance(error, asyncpg.TooManyConnectionsError):
+                self._go_out(_reason(error))
+            _translate(error, is_cut=connection is None or connection.is_closed())
+
+    def _outage(self) -> Unavailable:
+        return Unavailable(f"The database is out ({self._detail}); try again in a moment.")
+
+    def _go_out(self, detail: str) -> None:
+        """Take the server as out: cut every connection, and tell every call from now on."""
+        pool, self._pool, self._detail = self._pool, None, detail
+        if pool is not None:
+            log.warning("database_out", detail=detail)
+            pool.terminate()
+            self._is_out.set()
+
+    async def _connect(self) -> Any:
+        """A pool that is connected. Raises `Unavailable`. Waits for its end: cancelled asyncpg loses connections."""
+        statement_ms, lock_ms = (int(self._timeout_s * 1000 * share) for share in (STATEMENT_SHARE, LOCK_SHARE))
+        pool = triopg.create_pool(
+            self._url,
+            # asyncpg's own upkeep of a least size logs each of its failures
+            min_size=0,
+            init_size=self._pool_min,
+            max_size=self._pool_max,
+            max_queries=float("inf"),
+            max_inactive_connection_lifetime=0,
+            max_cached_statement_lifetime=0,
+            reset=_leave_as_it_is,
+            timeout=self._timeout_s * CONNECT_SHARE,
+            server_settings={
+                "application_name": "chatd",
+                "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS),
+                "statement_timeout": str(statement_ms),
+                "lock_timeout": str(lock_ms),
+                # our statements take less time than compiling them
+                "jit": "off",
+            },
+        )
+        with trio.CancelScope(shield=True):
+            try:
+                return await pool.__aenter__()
+            except (asyncpg.InterfaceError, ValueError) as error:
+                # Its words may hold a part of the URL, and that of the password.
+                raise Unavailable(
+                    "The database's URL is not understood: write postgresql://user:password@host/database, with %XX "
+                    "for signs that have a meaning in URLs."
+                ) from error
+            except _OUT as error:
+                raise Unavailable(f"The database cannot be used: {_reason(error)}.") from error
+
+    async def _watch(self) -> None:
+        """Cut each connection whose time is up: a server in order has answered by then, or given up itself."""
+        while True:
+            now = trio.current_time()
+            for connection, deadline in list(self._deadlines.items()):
+                if deadline <= now:
+                    connection.terminate()
+            # a unit that begins while this sleeps has its time until later
+            latest = now + self._timeout_s
+            await trio.sleep_until(min((at for at in self._deadlines.values() if now < at < latest), default=latest))
+
+    async def _come_back(self) -> None:
+        """Whenever the server is out, try to reach it until it answers."""
+        while True:
+            await self._is_out.wait()
+            self._is_out = trio.Event()
+            began = trio.current_time()
+            while self._pool is None:
+                with suppress(Unavailable):
+                    self._pool = await self._connect()
+                    log.info("database_back", out_s=round(trio.current_time() - began, 3))
+                    break
+                await trio.sleep(random.uniform(RETRY_MIN_S, RETRY_MAX_S))  # noqa: S311 - spreads, hides nothing
+
+
+class _Statements:
+    """`Transaction` on a connection of the pool."""
+
+    __slots__ = ("_connection", "_deadlines")
+
+    def __init__(self, connection: Any, deadlines: dict[Any, float]) -> None:
+        self._connection = connection
+        self._deadlines = deadlines
+
+    async def rows(self, query: Query, params: Params) -> list[Row]:
+        text, names = _numbered(query)
+        return list(map(tuple, await self._connection.fetch(text, *map(params.__getitem__, names))))
+
+    async def row(self, query: Query, params: Params) -> Row | None:
+        text, names = _numbered(query)
+        record = await self._connection.fetchrow(text, *map(params.__getitem__, names))
+        return None if record is None else tuple(record)
+
+    async def run(self, query: Query, params: Params) -> int:
+        text, names = _numbered(query)
+        status: str = await self._connection.execute(text, *map(params.__getitem__, names))
+        # INSERT 0 5, DELETE 5, CREATE TABLE
+        count = status.rpartition(" ")[2]
+        return int(count) if count.isdigit() else 0
+
+    async def script(self, statements: str) -> None:
+        """Run statements; they, and what comes behind them in the transaction, take as long as they need."""
+        self._deadlines[self._connection] = trio.current_time() + SCRIPT_TIMEOUT_S
+        await self._connection.execute(LIFT_BOUNDS)
+        await self._connection.execute(statements)
+
+
+@lru_cache(maxsize=1024)
+def _numbered(query: Query) -> tuple[str, tuple[str, ...]]:
+    """The text of a query with `$1` in the place of its first parameter, and so on, and the names of those."""
+    names = query.parameters
+    return _PARAMETER.sub(lambda found: f"${names.index(found['name']) + 1}", query.text), names
+
+
+async def _leave_as_it_is(_connection: Any) -> None:
+    """Spare a connection that comes back to the pool a statement: it is out of its transaction, or was cut."""
+
+
+def _translate(error: Exception, *, is_cut: bool) -> NoReturn:
+    if isinstance(error, _CONFLICTS):
+        raise Conflict(str(error)) from error
+    if isinstance(error, _UNDONE):
+        raise Unavailable("The database had too much to do at once; try again in a moment.") from error
+    if isinstance(error, _OUT) or (is_cut and isinstance(error, asyncpg.InterfaceError)):
+        raise Unavailable(f"The database is out ({_reason(error)}); try again in a moment.") from error
+    raise error
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, in a few words of one line."""
+    if isinstance(error, TimeoutError):
+        return "it does not answer"
+    said = error.strerror if isinstance(error, OSError) else str(error)
+    return (said or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+@asynccontextmanager
+async def open_postgres(url: str, *, pool_min: int, pool_max: int, timeout_s: float) -> AsyncIterator[PostgresDatabase]:
+    """The database at `url`, whose pool is cut at the end. Raises `Unavailable` if it cannot be used now.
+
+    A call takes `timeout_s` at most from when it has a connection, and waits no longer for one.
+    """
+    database = PostgresDatabase(url, pool_min=pool_min, pool_max=pool_max, timeout_s=timeout_s)
+    database._pool = await database._connect()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(database._watch)
+            nursery.start_soon(database._come_back)
+            yield database
+            nursery.cancel_scope.cancel()
+    finally:
+        # Nobody uses it any more, and the polite way would wait for a server that may be stopped.
+        if database._pool is not None:
+            database._pool.terminate()

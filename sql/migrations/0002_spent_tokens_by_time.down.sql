@@ -1,0 +1,1 @@
+DROP INDEX spent_refresh_tokens_by_time;
