@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import time
 from functools import lru_cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
 #: JSON that is encoded already.
 Raw = msgspec.Raw
+if TYPE_CHECKING:
+    #: Encoded already where a message is made, and a dict where it was received.
+    Metadata: TypeAlias = Raw | dict[str, Any] | None
+else:
+    # msgspec encodes `Raw | None` and does not decode it.
+    Metadata = Any
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
@@ -50,7 +56,7 @@ class Message(_Record, frozen=True):
     created_at: str
     client_message_id: str | None = None
     reply_to: str | None = None
-    metadata: msgspec.Raw | None = None
+    metadata: Metadata = None
     attachment: Attachment | None = None
     edited_at: str | None = None
     deleted_at: str | None = None
@@ -126,6 +132,11 @@ class Member(_Record, frozen=True):
 _encoder: Final = msgspec.json.Encoder()
 #: JSON bytes of a record or a message.
 encode_json: Final = _encoder.encode
+
+
+_message_decoder: Final = msgspec.json.Decoder(Message)
+#: A message of a history, out of its JSON. Raises ValueError when it is none.
+decode_message: Final = _message_decoder.decode
 
 
 def parse_json(data: bytes | str) -> Any:

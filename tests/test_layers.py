@@ -36,7 +36,7 @@ LAYERS: Final = (
     {"loader"},
     {"configfile", "identity", "limits", "health", "collector", "process", "asyncio_loop"},
     {"decoding"},
-    {"protocol", "metrics"},
+    {"protocol", "client_messages", "server_messages", "metrics"},
     {"records", "errors", "config", "telemetry", "clock", "ids"},
 )
 #: Stands beside the layers: the command line may import it, and it only these.
@@ -57,6 +57,8 @@ DOORS: Final = {
     "prometheus_client": {"metrics.py"},
     "msgspec": {
         "protocol.py",
+        "client_messages.py",
+        "server_messages.py",
         "records.py",
         "config.py",
         "configfile.py",

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from chatd import errors, protocol, records
-from chatd.protocol import ClientMessage, ServerMessage, encode, message_in
-from chatd.records import Attachment, Message, Reaction
+from chatd.protocol import ClientMessage, ServerMessage, Unknown, decode_server, encode, message_in
+from chatd.records import Attachment, Message, Reaction, decode_message
 
 #: Fields a client sends (? = optional); each message may also have an `id`.
 CLIENT = {
@@ -106,8 +106,7 @@ def example(struct: type[msgspec.Struct], *, full: bool) -> Any:
     values = {
         field.encode_name: example_value(field.type, full=full)
         for field in msgspec.structs.fields(struct)
-        # `Raw | None` is for encoding only: msgspec does not decode it.
-        if field.required or (full and field.type != msgspec.Raw | None)
+        if field.required or full
     }
     tag = struct.__struct_config__.tag
     return values if tag is None else {"type": tag, **values}
@@ -137,7 +136,7 @@ def example_of(info: msgspec.inspect.Type, *, full: bool) -> Any:
             return 7
         case msgspec.inspect.FloatType():
             return 7.5
-        case msgspec.inspect.RawType():
+        case msgspec.inspect.RawType() | msgspec.inspect.AnyType():
             return {"raw": 1}
         case msgspec.inspect.StrType():
             return "text"
@@ -197,6 +196,34 @@ def test_server_message_is_encoded_with_what_it_has_and_leaves_out_what_it_has_n
     assert json.loads(encoded) == wire
     assert encoded.startswith(b'{"type":"%s"' % tag.encode())
     assert b"null" not in encoded
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["full", "bare"])
+@pytest.mark.parametrize("tag", SERVER)
+def test_client_decodes_what_a_server_encoded(tag: str, *, full: bool) -> None:
+    struct = by_type(ServerMessage)[tag]
+    wire = example(struct, full=full)
+    message = decode_server(json.dumps(wire | {"newField": 1}))
+    assert type(message) is struct
+    assert json.loads(encode(message)) == wire
+
+
+def test_message_of_a_newer_server_is_kept_as_it_came() -> None:
+    newer = {"type": "poll_closed", "roomId": "r", "seq": 4}
+    assert decode_server(json.dumps(newer)) == Unknown("poll_closed", newer)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "1", "{}", '{"type":1}', '{"type":"caught_up","roomId":"r"}'])
+def test_what_is_no_message_of_a_server_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        decode_server(text)
+
+
+def test_metadata_is_json_where_it_is_sent_and_a_dict_where_it_arrives() -> None:
+    bare = example(Message, full=False)
+    sent = msgspec.structs.replace(msgspec.convert(bare, Message), metadata=msgspec.Raw(b'{"a":1}'))
+    assert decode_message(encode(sent)).metadata == {"a": 1}
+    assert decode_message(json.dumps(bare)).metadata is None
 
 
 def test_error_codes_are_the_words_of_the_contract_with_a_status_each() -> None:
