@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import random
+import json
+import re
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-import trio
-import trio.testing
 
 from chatd.store.entries import Stored
-from tests.daemon import SignedIn
 from tests.stores import join, leave, open_store, post
-from tests.torture.checker import check_database, check_order, check_promises, read_database
-from tests.torture.client import Promise, Stay, TortureClient
-from tests.torture.connection import Connection
+from tests.torture.checker import Found, Promise, check_database, check_order, check_promises, read_database
+from tests.torture.diary import Diary, Line, read_diaries, write_diaries
 from tests.torture.kill import Report, torture
+from tests.torture.stays import judge_diaries
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -146,42 +145,232 @@ async def test_a_history_that_lacks_or_repeats_a_message_is_found(kept: tuple[Pa
     assert "ada-15 was acknowledged" in check_promises([*messages, messages[-1]], promises)[0]
 
 
-def event(seq: int) -> dict[str, Any]:
-    return {"type": "new_message", "message": {"roomId": "r", "seq": seq}}
+# -- what clients were told -------------------------------------------------------------------------------------------
 
 
-def ack(key: str, seq: int, room_id: str = "r") -> dict[str, Any]:
-    return {"type": "message_ack", "clientMessageId": key, "roomId": room_id, "messageId": f"m{seq}", "seq": seq}
+def sound_diaries(path: Path) -> tuple[Found, list[Diary]]:
+    """What the clients of this database would have written down: ada from 1 to 17 on two connections, bob from 6 to 12.
+
+    Ada's first connection ends at seq 9, her second one resumes from there. Bob joins, hears all, leaves and stays.
+    """
+    found = read_database(path)
+    room_id = next(iter(found.heads))
+    events: dict[int, dict[str, Any]] = {change.seq: json.loads(change.body) for change in found.events}
+    for kept in found.messages:
+        told = {"id": kept.message_id, "roomId": room_id, "seq": kept.seq, "senderId": kept.sender_id}
+        told |= {"content": kept.content, "clientMessageId": kept.key}
+        events[kept.seq] = {"type": "new_message", "message": told}
+    ada = Diary("ada", found.messages[0].sender_id)
+    bob = Diary("bob", events[6]["userId"])
+
+    def opens(diary: Diary, stay: int, last_seq: int | None, **resume: Any) -> None:
+        rooms = [] if last_seq is None else [{"roomId": room_id, "lastSeq": last_seq}]
+        diary.lines += [
+            Line(0, stay, "opens", {}),
+            Line(0, stay, "sent", {"type": "authenticate", **resume}),
+            Line(0, stay, "heard", {"type": "authenticated", "rooms": rooms}),
+        ]
+
+    def hears(diary: Diary, stay: int, *seqs: int) -> None:
+        for seq in seqs:
+            event = events[seq]
+            if diary is ada and event["type"] == "new_message":
+                message = event["message"]
+                key = message["clientMessageId"]
+                ask = {"type": "send_message", "id": key, "roomId": room_id, "content": key, "clientMessageId": key}
+                ack = {"type": "message_ack", "id": key, "roomId": room_id, "clientMessageId": key, "seq": seq}
+                diary.lines += [
+                    Line(seq, stay, "sent", ask),
+                    Line(seq, stay, "heard", {**ack, "messageId": message["id"], "duplicate": False}),
+                ]
+            diary.lines.append(Line(seq, stay, "heard", event))
+
+    opens(ada, 0, 0)
+    hears(ada, 0, *range(1, 10))
+    ada.lines.append(Line(9, 0, "ends", {"code": 1006}))
+    opens(ada, 1, 12, resume={"epoch": "e", "rooms": {room_id: 9}})
+    hears(ada, 1, *range(10, 13))
+    ada.lines.append(Line(12, 1, "heard", {"type": "caught_up", "roomId": room_id, "seq": 12}))
+    hears(ada, 1, *range(13, 18))
+    opens(bob, 0, None)
+    bob.lines += [
+        Line(6, 0, "sent", {"type": "join_room", "id": "join", "roomId": room_id}),
+        Line(6, 0, "heard", {"type": "room_history", "id": "join", "roomId": room_id, "seq": 6, "messages": []}),
+    ]
+    hears(bob, 0, *range(7, 12))
+    bob.lines += [
+        Line(12, 0, "sent", {"type": "leave_room", "id": "leave", "roomId": room_id}),
+        Line(12, 0, "heard", {"type": "ok", "id": "leave"}),
+    ]
+    hears(bob, 0, 12)
+    return found, [ada, bob]
 
 
-@pytest.mark.parametrize(
-    ("heard", "told"),
-    [
-        ([event(5), event(6), event(7)], None),
-        ([event(5), event(7)], "heard seq 7 in room r where 6 was next"),
-        ([event(5), event(5)], "heard seq 5 in room r where 6 was next"),
-        ([event(6), event(5)], "heard seq 6 in room r where 5 was next"),
-        ([{"type": "user_left", "roomId": "r", "seq": 5, "userId": "me"}, event(6)], "where None was next"),
-        ([ack("me-1", 5), ack("me-1", 5)], None),
-        ([ack("me-1", 5), ack("me-1", 6)], "was promised"),
-        ([ack("me-1", 5, "elsewhere")], "acknowledged in elsewhere"),
-        ([ack("stranger", 5)], "which it did not send"),
-        ([{"type": "error", "temporary": False, "code": "internal"}], "heard {'type': 'error'"),
-    ],
-)
-async def test_a_client_notes_what_is_wrong_with_what_it_hears(heard: list[dict[str, Any]], told: str | None) -> None:
-    user = SignedIn("me", "me", "token", "refresh")
-    client = TortureClient(user, ["r"], 0, 1.0, random.Random(1), lambda: None)
-    client.add_pending("me-1", "r", "hello")
-    one, _ = trio.testing.memory_stream_pair()
-    stay = Stay(Connection(one, b""))
-    client.hear(stay, {"type": "authenticated", "rooms": [{"roomId": "r", "lastSeq": 4}]})
-    for message in heard:
-        client.hear(stay, message)
-    if told is None:
-        assert client.faults == []
-    else:
-        assert told in client.faults[0]
+async def test_sound_diaries_have_no_faults(kept: tuple[Path, list[Promise]]) -> None:
+    found, diaries = sound_diaries(kept[0])
+    judgement = judge_diaries(found, diaries, is_settled=True)
+    assert judgement.faults == []
+    assert sorted(judgement.promises.values()) == sorted(kept[1])
+    assert (judgement.stays, judgement.resumes, judgement.replayed, judgement.events) == (3, 1, 3, 23)
+
+
+async def test_diaries_are_read_as_they_were_written(kept: tuple[Path, list[Promise]], tmp_path: Path) -> None:
+    _, diaries = sound_diaries(kept[0])
+    write_diaries(tmp_path / "diaries", diaries)
+    assert read_diaries(tmp_path / "diaries") == diaries
+
+
+def line_of(diary: Diary, kind: str, at: int | None = None) -> int:
+    """Which line tells of this."""
+    for number, line in enumerate(diary.lines):
+        where = line.message.get("message", line.message)
+        if line.message.get("type") == kind and (at is None or where.get("seq") == at):
+            return number
+    raise AssertionError(f"{diary.name} wrote of no {kind} {at}")
+
+
+def change(diary: Diary, kind: str, at: int | None = None, **fields: Any) -> None:
+    """Have a line say something else."""
+    number = line_of(diary, kind, at)
+    line = diary.lines[number]
+    message = line.message | fields
+    if "content" in fields:
+        message = line.message | {"message": line.message["message"] | fields}
+    diary.lines[number] = line._replace(message=message)
+
+
+def drop(diary: Diary, kind: str, seq: int | None = None) -> None:
+    del diary.lines[line_of(diary, kind, seq)]
+
+
+def repeat(diary: Diary, kind: str, seq: int, *, behind: int) -> None:
+    """Tell an event once more, behind another one."""
+    line = diary.lines[line_of(diary, kind, seq)]
+    diary.lines.insert(line_of(diary, "new_message", behind) + 1, line)
+
+
+def tell(diary: Diary, **message: Any) -> None:
+    """Tell one more thing at the end."""
+    diary.lines.append(Line(40, diary.lines[-1].stay, "heard", message))
+
+
+def exchange_acks(ada: Diary, one: int, other: int) -> None:
+    change(ada, "message_ack", one, seq=100 + other)
+    change(ada, "message_ack", other, seq=100 + one)
+
+
+def wait_in_vain(bob: Diary) -> None:
+    drop(bob, "user_left", 12)
+    tell(bob, type="pong")
+
+
+def told_ack(ada: Diary, **fields: Any) -> dict[str, Any]:
+    return ada.lines[line_of(ada, "message_ack", 17)].message | fields
+
+
+ADA_IS_TOLD: Final[dict[str, tuple[Callable[[Diary], object], str]]] = {
+    "nothing of an event": (lambda ada: drop(ada, "new_message", 4), "heard seq 5 of room * where 4 was next: a hole"),
+    "an event twice": (lambda ada: repeat(ada, "new_message", 4, behind=4), "heard seq 4 of room * again"),
+    "an event too late": (lambda ada: repeat(ada, "new_message", 4, behind=5), "heard seq 4 of room * again"),
+    "nothing of the last": (lambda ada: drop(ada, "new_message", 17), "up to 16 at the end, which is at 17"),
+    "another content": (lambda ada: change(ada, "new_message", 4, content="else"), "which is not what is stored"),
+    "another event": (lambda ada: change(ada, "user_joined", 6, username="eve"), "which is not what is stored"),
+    "nothing of a replayed one": (lambda ada: drop(ada, "new_message", 10), "heard seq 11 of room * where 10 was next"),
+    "a replayed one again": (lambda ada: repeat(ada, "new_message", 9, behind=10), "heard seq 9 of room * again"),
+    "to be caught up too soon": (lambda ada: drop(ada, "user_left", 12), "is told to be caught up at 12 of room *"),
+    "not that it is caught up": (lambda ada: drop(ada, "caught_up"), "was never caught up in room *"),
+    "to be caught up twice": (lambda ada: tell(ada, type="caught_up", roomId="r", seq=1), "having asked for no replay"),
+    "that it cannot resume": (
+        lambda ada: change(ada, "caught_up", type="resync", reason="too_old"), "cannot resume room * from 12: too_old"
+    ),
+    "that it is no member": (
+        lambda ada: change(ada, "caught_up", type="resync", reason="not_a_member"), "no member, although it is one"
+    ),
+    "no room on its return": (lambda ada: change(ada, "authenticated", rooms=[]), "which it does not hear"),
+    "a position that never was": (
+        lambda ada: change(ada, "authenticated", rooms=[{"roomId": "r", "lastSeq": 1}]),
+        "is told seq 1 of room r, which never came so far",
+    ),
+    "an ack that differs": (lambda ada: tell(ada, **told_ack(ada, seq=99, duplicate=True)), "was promised"),
+    "an ack as new once more": (lambda ada: tell(ada, **told_ack(ada)), "heard twice that ada-15"),
+    "an ack of another room": (
+        lambda ada: change(ada, "message_ack", 4, roomId="elsewhere"), "sent ada-4 to room *, acknowledged in elsewhere"
+    ),
+    "an ack of a stranger": (
+        lambda ada: change(ada, "message_ack", 4, clientMessageId="eve-1"), "an ack of eve-1, which it did not send"
+    ),
+    "acks out of order": (
+        lambda ada: exchange_acks(ada, 3, 4),
+        "did not keep the order of their sending",
+    ),
+    "no": (
+        lambda ada: tell(ada, type="error", id="ada-15", code="internal", temporary=False), "asked {'type': 'send_mess"
+    ),
+    "what nobody knows": (lambda ada: tell(ada, type="gossip"), "heard {'type': 'gossip'}"),
+    "history that never was": (
+        lambda ada: tell(ada, type="room_history", roomId="r", seq=17, messages=[{
+            "id": "m", "roomId": "r", "seq": 3, "senderId": "eve", "content": "hi",
+        }]),
+        "as history, which is not what is stored",
+    ),
+    "nothing any more": (lambda ada: ada.lines.append(Line(40, 1, "ends", {})), "is not connected at the end"),
+    "nothing at all": (lambda ada: ada.lines.clear(), "was never connected"),
+}  # fmt: skip
+
+BOB_IS_TOLD: Final[dict[str, tuple[Callable[[Diary], object], str]]] = {
+    "too much, having left": (
+        lambda bob: bob.lines.append(
+            Line(40, 0, "heard", {"type": "user_joined", "roomId": "r", "seq": 13, "userId": "eve", "username": "eve"})
+        ),
+        "heard seq 13 of room r, which it does not hear",
+    ),
+    "nothing of its leaving": (wait_in_vain, "left room * at 12.00 s and was never told"),
+    "a later start than there was": (lambda bob: change(bob, "room_history", seq=7), "heard seq 7 of room * again"),
+    "an earlier start than there was": (lambda bob: change(bob, "room_history", seq=4), "where 5 was next: a hole"),
+}  # fmt: skip
+
+
+def assert_found(faults: list[str], told: str) -> None:
+    pattern = ".*".join(re.escape(part) for part in told.split("*"))
+    assert any(re.search(pattern, fault) for fault in faults), faults
+
+
+@pytest.mark.parametrize("damage", ADA_IS_TOLD)
+async def test_what_a_member_should_not_be_told_is_found(kept: tuple[Path, list[Promise]], damage: str) -> None:
+    found, diaries = sound_diaries(kept[0])
+    do_damage, told = ADA_IS_TOLD[damage]
+    do_damage(diaries[0])
+    assert_found(judge_diaries(found, diaries, is_settled=True).faults, told)
+
+
+@pytest.mark.parametrize("damage", BOB_IS_TOLD)
+async def test_what_a_guest_should_not_be_told_is_found(kept: tuple[Path, list[Promise]], damage: str) -> None:
+    found, diaries = sound_diaries(kept[0])
+    do_damage, told = BOB_IS_TOLD[damage]
+    do_damage(diaries[1])
+    assert_found(judge_diaries(found, diaries, is_settled=True).faults, told)
+
+
+async def test_hearing_a_room_after_leaving_it_is_found(kept: tuple[Path, list[Promise]]) -> None:
+    """Also where no `user_left` came that would have told the client."""
+    found, diaries = sound_diaries(kept[0])
+    ada, bob = diaries
+    bob.lines[-1:] = [ada.lines[line_of(ada, "user_left", 12)], ada.lines[line_of(ada, "new_message", 13)]]
+    assert_found(
+        judge_diaries(found, diaries, is_settled=True).faults, "heard seq 13 of room *, which it does not hear"
+    )
+    del bob.lines[-2]
+    assert_found(
+        judge_diaries(found, diaries, is_settled=True).faults, "seq 13 of room *, of which it was no member then"
+    )
+
+
+async def test_a_member_who_does_not_hear_its_room_at_the_end_is_found(kept: tuple[Path, list[Promise]]) -> None:
+    found, diaries = sound_diaries(kept[0])
+    change(diaries[0], "authenticated", rooms=[])
+    diaries[0].lines[:] = [line for line in diaries[0].lines if line.stay == 0 and line.at_s == 0]
+    faults = judge_diaries(found, diaries, is_settled=True).faults
+    assert_found(faults, "is a member of room * at the end and does not hear it")
 
 
 def test_a_report_with_faults_names_them_and_the_seed() -> None:

@@ -1,17 +1,21 @@
-"""Compares what clients were promised with what is kept: the database itself, and the history as HTTP tells it."""
+"""Compares what was acknowledged with what is kept: the database itself, and the history as HTTP tells it.
+
+`stays` compares what clients were told; both are given what was read here, past the daemon and its code.
+"""
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections import Counter, defaultdict
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from pathlib import Path
 
-    from tests.torture.client import Promise
+    from tests.servers import Postgres
 
 
 class Kept(NamedTuple):
@@ -25,33 +29,81 @@ class Kept(NamedTuple):
     key: str | None
 
 
+class Promise(NamedTuple):
+    """An acknowledgement: what the server said it has stored."""
+
+    sender_id: str
+    key: str
+    room_id: str
+    content: str
+    message_id: str
+    seq: int
+
+
+class Change(NamedTuple):
+    """A durable event that is no message, as it was found."""
+
+    room_id: str
+    seq: int
+    kind: str
+    body: str
+
+
 class Found(NamedTuple):
-    """A whole database, as far as the promises go."""
+    """A whole database, as far as the promises go. `heads`: last seq, messages and members of each room."""
 
     messages: list[Kept]
-    events: list[tuple[str, int]]
+    events: list[Change]
     heads: dict[str, tuple[int, int, int]]
-    members: Counter[str]
+    members: set[tuple[str, str]]
     counts: dict[str, list[int]]
+
+
+#: What is read of each table.
+TABLES: Final = {
+    "messages": "id, room_id, seq, sender_id, content, client_message_id, count_in_room",
+    "room_events": "room_id, seq, kind, body",
+    "rooms": "id, last_seq, message_count, member_count",
+    "room_members": "room_id, user_id",
+}
 
 
 def read_database(path: Path) -> Found:
     """Read a database file past the daemon and its code."""
     with closing(sqlite3.connect(path)) as connection:
-        rows = connection.execute(
-            "SELECT id, room_id, seq, sender_id, content, client_message_id, count_in_room FROM messages ORDER BY seq"
-        ).fetchall()
-        counts: dict[str, list[int]] = defaultdict(list)
-        for row in rows:
-            counts[row[1]].append(row[6])
-        heads = connection.execute("SELECT id, last_seq, message_count, member_count FROM rooms").fetchall()
-        return Found(
-            messages=[Kept(*row[:6]) for row in rows],
-            events=connection.execute("SELECT room_id, seq FROM room_events").fetchall(),
-            heads={room_id: (last_seq, messages, members) for room_id, last_seq, messages, members in heads},
-            members=Counter(room_id for (room_id,) in connection.execute("SELECT room_id FROM room_members")),
-            counts=counts,
+        return _found(
+            {
+                table: [list(row) for row in connection.execute(f"SELECT {columns} FROM {table}")]
+                for table, columns in TABLES.items()
+            }
         )
+
+
+def read_postgres(server: Postgres, database: str) -> Found:
+    """The same of a PostgreSQL, by psql."""
+    return _found(
+        {
+            table: [
+                json.loads(line)
+                for line in server.sql(f"SELECT json_build_array({columns}) FROM {table}", database).splitlines()
+            ]
+            for table, columns in TABLES.items()
+        }
+    )
+
+
+def _found(tables: dict[str, list[list[Any]]]) -> Found:
+    counts: dict[str, list[int]] = defaultdict(list)
+    messages = sorted(tables["messages"], key=lambda row: (row[1], row[2]))
+    for row in messages:
+        counts[row[1]].append(row[6])
+    return Found(
+        messages=[Kept(*row[:6]) for row in messages],
+        events=sorted(Change(*row) for row in tables["room_events"]),
+        heads={room_id: (last_seq, messages, members) for room_id, last_seq, messages, members in tables["rooms"]},
+        members={(room_id, user_id) for room_id, user_id in tables["room_members"]},
+        counts=counts,
+    )
 
 
 def check_database(found: Found, promises: Collection[Promise]) -> list[str]:
@@ -63,8 +115,11 @@ def _check_numbers(found: Found) -> list[str]:
     """Messages and events of a room are together 1 to its last seq, and its counts are those of its rows."""
     faults = []
     seqs: dict[str, Counter[int]] = defaultdict(Counter)
-    for room_id, seq in (*((kept.room_id, kept.seq) for kept in found.messages), *found.events):
-        seqs[room_id][seq] += 1
+    members = Counter(room_id for room_id, _ in found.members)
+    for kept in found.messages:
+        seqs[kept.room_id][kept.seq] += 1
+    for change in found.events:
+        seqs[change.room_id][change.seq] += 1
     for room_id, (last_seq, message_count, member_count) in found.heads.items():
         of_room = seqs[room_id]
         holes = [seq for seq in range(1, last_seq + 1) if not of_room[seq]]
@@ -81,8 +136,8 @@ def _check_numbers(found: Found) -> list[str]:
             faults.append(
                 f"room {room_id} says it has {message_count} messages and has {len(counted)}, or not in order"
             )
-        if member_count != found.members[room_id]:
-            faults.append(f"room {room_id} says it has {member_count} members and has {found.members[room_id]}")
+        if member_count != members[room_id]:
+            faults.append(f"room {room_id} says it has {member_count} members and has {members[room_id]}")
     faults += [f"room {room_id} does not exist and has numbers" for room_id in seqs if room_id not in found.heads]
     return faults
 

@@ -1,15 +1,17 @@
-"""A torture client: sends at its own rate, resends under the same `clientMessageId` what was not acknowledged, leaves
-and joins rooms, and writes down what it was promised and what it heard out of order.
+"""A torture client: sends at its own rate, resends under the same `clientMessageId` what was not acknowledged, joins
+and leaves rooms, drops its connection now and then, and writes down all that it sends and is told. It judges nothing.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import trio
 
-from tests.torture.connection import Connection, open_connection
+from tests.torture.connection import BROKEN, Connection, open_connection
+from tests.torture.diary import Diary, Line, What
 
 if TYPE_CHECKING:
     import random
@@ -19,8 +21,28 @@ if TYPE_CHECKING:
 
 #: Unacknowledged messages past which a client waits.
 MAX_PENDING: Final = 200
-#: One in so many sends, a client leaves the room and joins it again instead.
-WANDER_ONE_IN: Final = 60
+#: Seconds between two looks at what is to be sent again, at most.
+TICK_S: Final = 0.5
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How a client behaves.
+
+    It sends `rate` messages a second; instead of one in `wander_one_in` it leaves or joins a room, and of those who
+    left a share of `stay_away` is in no hurry to come back. It drops a connection after `stray_s` on the average, and
+    asks to resume in a share of `resume` of its arrivals, and for what it missed in a share of `replay` of its joins.
+    Of an unanswered request it is tired after `patience_s`.
+    """
+
+    rate: float = 1.0
+    wander_one_in: int = 60
+    stay_away: float = 0.0
+    stray_s: float = inf
+    resume: float = 0.0
+    replay: float = 0.0
+    patience_s: float = 20.0
+    pause_s: tuple[float, float] = (0.01, 0.1)
 
 
 class Sent(NamedTuple):
@@ -31,69 +53,75 @@ class Sent(NamedTuple):
     content: str
 
 
-class Promise(NamedTuple):
-    """An acknowledgement: what the server said it has stored."""
-
-    sender_id: str
-    key: str
-    room_id: str
-    content: str
-    message_id: str
-    seq: int
-
-
 class Stay:
-    """What one connection knows: the next seq of every room that it hears."""
+    """One connection: where it is in every room that it hears, and what it has asked."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, number: int) -> None:
         self.connection = connection
-        self.next_seqs: dict[str, int] = {}
+        self.number = number
+        self.scope = trio.CancelScope()
+        self.positions: dict[str, int] = {}
+        #: Rooms whose missed events are being replayed.
+        self.replaying: set[str] = set()
         self.is_authenticated = trio.Event()
         self.was_told_of_shutdown = False
-        self.changed = trio.Event()
+        self.answers: dict[str, dict[str, Any]] = {}
+        self.answered = trio.Event()
+        #: When each message that has no answer yet was sent.
+        self.unanswered: dict[str, float] = {}
+        #: Messages that were refused for a while.
+        self.refused: list[str] = []
 
     @property
     def is_over(self) -> bool:
         return self.connection.close_code is not None
 
-    def note_change(self) -> None:
-        self.changed.set()
-        self.changed = trio.Event()
+    def end(self) -> None:
+        """Have it ended, without a word to the server."""
+        if self.connection.close_code is None:
+            self.connection.close_code = BROKEN
+        self.scope.cancel()
 
 
 @dataclass
 class TortureClient:
-    """One user with one connection at a time, for as long as `run` runs."""
+    """One device of a user with one connection at a time, for as long as `run` runs."""
 
+    name: str
     user: SignedIn
     rooms: Sequence[str]
-    port: int
-    rate: float
+    #: The port to try next.
+    port: Callable[[], int]
+    habits: Habits
     dice: random.Random
     #: Called when something has changed that somebody may wait for.
     stir: Callable[[], None]
+    #: The time of the diary.
+    seconds: Callable[[], float] = trio.current_time
     pending: dict[str, Sent] = field(default_factory=dict)
-    promises: dict[str, Promise] = field(default_factory=dict)
-    faults: list[str] = field(default_factory=list)
+    acknowledged: set[str] = field(default_factory=set)
     stays: list[Stay] = field(default_factory=list)
     is_sending: bool = True
     sent: int = 0
     resent: int = 0
+    resumes: int = 0
     heard: int = 0
+    epoch: str = ""
+    asked: int = 0
+
+    def __post_init__(self) -> None:
+        self.diary = Diary(self.name, self.user.id)
+        # Where it was in each room when it last heard of it, on any connection.
+        self.known: dict[str, int] = {}
 
     async def run(self) -> None:
         """Connect, and connect again whenever it is over."""
         while True:
-            async with open_connection(self.port) as connection:
+            async with open_connection(self.port()) as connection:
                 if connection is not None:
-                    stay = Stay(connection)
-                    self.stays.append(stay)
-                    async with trio.open_nursery() as nursery:
-                        nursery.start_soon(self._work, stay)
-                        await self._listen(stay)
-                        nursery.cancel_scope.cancel()
+                    await self._stay(Stay(connection, len(self.stays)))
             self.stir()
-            await trio.sleep(self.dice.uniform(0.01, 0.1))
+            await trio.sleep(self.dice.uniform(*self.habits.pause_s))
 
     @property
     def live(self) -> Stay | None:
@@ -101,106 +129,213 @@ class TortureClient:
         stay = self.stays[-1] if self.stays else None
         return stay if stay is not None and stay.is_authenticated.is_set() and not stay.is_over else None
 
+    def note(self, stay: Stay, what: What, message: dict[str, Any]) -> None:
+        self.diary.lines.append(Line(round(self.seconds(), 4), stay.number, what, message))
+
+    async def _stay(self, stay: Stay) -> None:
+        self.stays.append(stay)
+        self.note(stay, "opens", {"port": stay.connection.port})
+        async with trio.open_nursery() as nursery:
+            stay.scope = nursery.cancel_scope
+            nursery.start_soon(self._work, stay)
+            if self.habits.stray_s < inf:
+                nursery.start_soon(self._stray, stay)
+            await self._listen(stay)
+            nursery.cancel_scope.cancel()
+        stay.end()
+        self.known |= stay.positions
+        self.note(stay, "ends", {"code": stay.connection.close_code})
+
     # -- what it does -----------------------------------------------------------------------------------------------
 
+    async def _stray(self, stay: Stay) -> None:
+        await trio.sleep(self.dice.expovariate(1 / self.habits.stray_s))
+        if self.is_sending:
+            if self.dice.random() < 0.5:
+                await stay.connection.close()
+            stay.end()
+
+    async def _send(self, stay: Stay, **message: Any) -> None:
+        self.note(stay, "sent", {name: value for name, value in message.items() if name != "token"})
+        await stay.connection.send(**message)
+
     async def _work(self, stay: Stay) -> None:
-        await stay.connection.send(type="authenticate", token=self.user.token)
-        await stay.is_authenticated.wait()
+        await self._authenticate(stay)
         for room_id in self.rooms:
-            if room_id not in stay.next_seqs:
+            if room_id not in stay.positions and (not self.known or not self.habits.stay_away):
                 await self._join(stay, room_id)
         for sent in list(self.pending.values()):
             self.resent += 1
-            await self._send(stay, sent)
+            await self._post(stay, sent)
+        next_s = trio.current_time()
         while True:
-            await trio.sleep(self.dice.expovariate(self.rate))
+            next_s += self.dice.expovariate(self.habits.rate)
+            while (now_s := trio.current_time()) < next_s:
+                await trio.sleep(min(TICK_S, next_s - now_s))
+                await self._send_again(stay)
+            next_s = max(next_s, now_s - 1)
             if self.is_sending and len(self.pending) < MAX_PENDING:
-                room_id = self.dice.choice(self.rooms)
-                is_clear = all(sent.room_id != room_id for sent in self.pending.values())
-                if is_clear and self.dice.random() < 1 / WANDER_ONE_IN:
-                    await self._leave(stay, room_id)
-                    await self._join(stay, room_id)
-                    continue
-                self.sent += 1
-                key = f"{self.user.username}-{self.sent}"
-                await self._send(stay, self.add_pending(key, room_id, f"{key} " + "x" * self.dice.randint(0, 200)))
+                await self._act(stay)
+
+    async def _authenticate(self, stay: Stay) -> None:
+        resume = {}
+        known = self.known
+        if self.epoch and known and self.dice.random() < self.habits.resume:
+            self.resumes += 1
+            rooms = {room_id: seq for room_id, seq in known.items() if self.dice.random() < 0.9}
+            resume = {"resume": {"epoch": self.epoch, "rooms": rooms}}
+            stay.replaying = set(rooms)
+            stay.positions = dict(rooms)
+        await self._send(stay, type="authenticate", token=self.user.token, **resume)
+        with trio.move_on_after(self.habits.patience_s) as scope:
+            await stay.is_authenticated.wait()
+        if scope.cancelled_caught:
+            await self._give_up(stay)
+
+    async def _act(self, stay: Stay) -> None:
+        """Send a message, or now and then leave or join a room."""
+        room_id = self.dice.choice(self.rooms)
+        if room_id not in stay.positions:
+            if self.dice.random() < 0.3:
+                await self._come_back(stay, room_id)
+            return
+        is_clear = all(sent.room_id != room_id for sent in self.pending.values())
+        if is_clear and self.dice.random() < 1 / self.habits.wander_one_in:
+            await self._ask(stay, "leave_room", roomId=room_id)
+            if self.dice.random() >= self.habits.stay_away:
+                await self._join(stay, room_id)
+            return
+        self.sent += 1
+        key = f"{self.name}-{self.sent}"
+        await self._post(stay, self.add_pending(key, room_id, f"{key} " + "x" * self.dice.randint(0, 200)))
 
     def add_pending(self, key: str, room_id: str, content: str) -> Sent:
         """Note a message as one that is to be acknowledged."""
         self.pending[key] = Sent(key, room_id, content)
         return self.pending[key]
 
-    async def _send(self, stay: Stay, sent: Sent) -> None:
-        await stay.connection.send(
-            type="send_message", roomId=sent.room_id, content=sent.content, clientMessageId=sent.key, id=sent.key
+    async def _post(self, stay: Stay, sent: Sent) -> None:
+        stay.unanswered[sent.key] = trio.current_time()
+        await self._send(
+            stay, type="send_message", roomId=sent.room_id, content=sent.content, clientMessageId=sent.key, id=sent.key
         )
 
-    async def _join(self, stay: Stay, room_id: str) -> None:
-        await stay.connection.send(type="join_room", roomId=room_id, limit=1)
-        while room_id not in stay.next_seqs:
-            await stay.changed.wait()
+    async def _send_again(self, stay: Stay) -> None:
+        """Send what was refused for a while; come back where there is no answer for too long."""
+        refused, stay.refused = stay.refused, []
+        for key in refused:
+            if (sent := self.pending.get(key)) is not None:
+                self.resent += 1
+                await self._post(stay, sent)
+        oldest_s = next(iter(stay.unanswered.values()), inf)
+        if trio.current_time() - oldest_s > self.habits.patience_s:
+            await self._give_up(stay)
 
-    async def _leave(self, stay: Stay, room_id: str) -> None:
-        await stay.connection.send(type="leave_room", roomId=room_id)
-        while room_id in stay.next_seqs:
-            await stay.changed.wait()
+    async def _give_up(self, stay: Stay) -> None:
+        """Have the connection ended, and wait for that."""
+        stay.end()
+        await trio.sleep_forever()
+
+    async def _join(self, stay: Stay, room_id: str) -> None:
+        await self._ask(stay, "join_room", roomId=room_id, limit=1)
+
+    async def _come_back(self, stay: Stay, room_id: str) -> None:
+        """Join a room that it does not hear, now and then with all that was missed."""
+        if room_id in self.known and self.dice.random() < self.habits.replay:
+            stay.replaying.add(room_id)
+            await self._ask(stay, "join_room", roomId=room_id, afterSeq=self.known[room_id])
+        else:
+            await self._join(stay, room_id)
+
+    async def _ask(self, stay: Stay, kind: str, **fields: Any) -> None:
+        """Send a request and wait for its answer, again after a while if it was refused for a while."""
+        while True:
+            self.asked += 1
+            request_id = f"{kind} {self.asked}"
+            await self._send(stay, type=kind, id=request_id, **fields)
+            with trio.move_on_after(self.habits.patience_s) as scope:
+                while request_id not in stay.answers:
+                    await stay.answered.wait()
+            if scope.cancelled_caught:
+                await self._give_up(stay)
+            answer = stay.answers.pop(request_id)
+            if answer["type"] != "error":
+                return
+            if not answer["temporary"]:
+                stay.replaying.discard(fields["roomId"])
+                return
+            await trio.sleep(self.dice.uniform(0.1, 0.5))
 
     # -- what it hears ----------------------------------------------------------------------------------------------
 
     async def _listen(self, stay: Stay) -> None:
         while messages := await stay.connection.receive():
             for message in messages:
+                self.note(stay, "heard", message)
                 self.hear(stay, message)
 
     def hear(self, stay: Stay, message: dict[str, Any]) -> None:
-        """Note what a message of this connection says, and what is wrong with it."""
+        """Follow what a message of this connection says."""
         match message["type"]:
             case "new_message":
-                self._hear_event(stay, message["message"]["roomId"], message["message"]["seq"])
+                self._hear_event(stay, message["message"])
             case "user_joined" | "user_left":
-                self._hear_event(stay, message["roomId"], message["seq"])
-                if message["type"] == "user_left" and message["userId"] == self.user.id:
-                    stay.next_seqs.pop(message["roomId"], None)
-                    stay.note_change()
+                self._hear_event(stay, message)
             case "message_ack":
-                self._note_promise(message)
+                key = message["clientMessageId"]
+                stay.unanswered.pop(key, None)
+                self.pending.pop(key, None)
+                self.acknowledged.add(key)
+                self.stir()
             case "room_history":
-                stay.next_seqs[message["roomId"]] = message["seq"] + 1
-                stay.note_change()
+                stay.positions.setdefault(message["roomId"], message["seq"])
+            case "caught_up" | "resync":
+                self._hear_end_of_replay(stay, message)
             case "authenticated":
-                stay.next_seqs = {room["roomId"]: room["lastSeq"] + 1 for room in message["rooms"]}
+                self.epoch = message["epoch"]
+                stay.positions = {room["roomId"]: room["lastSeq"] for room in message["rooms"]} | stay.positions
                 stay.is_authenticated.set()
                 self.stir()
             case "server_shutdown":
                 stay.was_told_of_shutdown = True
-            case "error" if message["temporary"] and message.get("id") in self.pending:
-                stay.connection.close_code = 0  # come back, and send again what is pending
-            case "ok":
-                pass
-            case _:
-                self.faults.append(f"{self.user.username} heard {message}")
+            case "error":
+                self._hear_error(stay, message)
+        if (request_id := message.get("id")) is not None and message["type"] != "message_ack":
+            stay.answers[request_id] = message
+            stay.answered.set()
+            stay.answered = trio.Event()
 
-    def _hear_event(self, stay: Stay, room_id: str, seq: int) -> None:
+    def _hear_event(self, stay: Stay, event: dict[str, Any]) -> None:
         self.heard += 1
-        expected = stay.next_seqs.get(room_id)
-        if seq != expected:
-            self.faults.append(f"{self.user.username} heard seq {seq} in room {room_id} where {expected} was next")
-        stay.next_seqs[room_id] = seq + 1
+        room_id = event["roomId"]
+        stay.positions[room_id] = event["seq"]
+        is_own_leaving = event.get("type") == "user_left" and event["userId"] == self.user.id
+        if is_own_leaving and room_id not in stay.replaying:
+            self._forget(stay, room_id)
 
-    def _note_promise(self, ack: dict[str, Any]) -> None:
-        key = ack["clientMessageId"]
-        sent = self.pending.pop(key, None)
-        known = self.promises.get(key)
-        if sent is None and known is None:
-            self.faults.append(f"{self.user.username} heard an ack of {key}, which it did not send")
+    def _hear_end_of_replay(self, stay: Stay, message: dict[str, Any]) -> None:
+        room_id = message["roomId"]
+        stay.replaying.discard(room_id)
+        if message["type"] == "resync" and message["reason"] == "not_a_member":
+            self._forget(stay, room_id)
+        elif message["type"] == "resync":
+            stay.positions[room_id] = message["seq"]
+
+    def _hear_error(self, stay: Stay, error: dict[str, Any]) -> None:
+        if not stay.is_authenticated.is_set():
+            stay.end()
+        sent = self.pending.get(error.get("id", ""))
+        if sent is None:
             return
-        content = sent.content if sent is not None else known.content if known is not None else ""
-        promise = Promise(self.user.id, key, ack["roomId"], content, ack["messageId"], ack["seq"])
-        if known is not None and known != promise:
-            self.faults.append(f"{self.user.username} was promised {known}, then {promise}")
-        if sent is not None and sent.room_id != promise.room_id:
-            self.faults.append(
-                f"{self.user.username} sent {key} to room {sent.room_id}, acknowledged in {promise.room_id}"
-            )
-        self.promises[key] = promise
-        self.stir()
+        stay.unanswered.pop(sent.key, None)
+        if error["temporary"]:
+            stay.refused.append(sent.key)
+        else:
+            # Another device of the user has left the room meanwhile.
+            del self.pending[sent.key]
+            stay.positions.pop(sent.room_id, None)
+            self.stir()
+
+    def _forget(self, stay: Stay, room_id: str) -> None:
+        if room_id in stay.positions:
+            self.known[room_id] = stay.positions.pop(room_id)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from tests.rawclient import CLOSE, PING, PONG, TEXT, read_head, upgrade_request
+from tests.torture.diary import parse_shared
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 NO_MASK: Final = b"\0\0\0\0"
 #: Close code of a connection that broke without a close frame.
 BROKEN: Final = 1006
+#: Payload of a close frame that says that all is well.
+NORMAL: Final = struct.pack("!H", 1000)
+#: Seconds after which a client tries again where nobody answers its upgrade.
+UPGRADE_S: Final = 3.0
 
 
 def _client_frame(opcode: int, payload: bytes) -> bytes:
@@ -31,7 +36,8 @@ def _client_frame(opcode: int, payload: bytes) -> bytes:
 class Connection:
     """An upgraded connection; `close_code` is set when it is over."""
 
-    def __init__(self, stream: trio.abc.Stream, received: bytes) -> None:
+    def __init__(self, stream: trio.abc.Stream, received: bytes, *, port: int = 0) -> None:
+        self.port = port
         self._stream = stream
         self._received = bytearray(received)
         self._sending = trio.Lock()
@@ -40,6 +46,10 @@ class Connection:
     async def send(self, **message: object) -> None:
         """Send a message; harmless when the connection has broken, for its reader finds out."""
         await self._send_frame(TEXT, json.dumps(message).encode())
+
+    async def close(self) -> None:
+        """Say goodbye; the server's own close frame follows."""
+        await self._send_frame(CLOSE, NORMAL)
 
     async def _send_frame(self, opcode: int, payload: bytes) -> None:
         async with self._sending:
@@ -54,7 +64,7 @@ class Connection:
         while not found and self.close_code is None:
             for opcode, payload in self._frames():
                 if opcode == TEXT:
-                    found.append(json.loads(payload))
+                    found.append(parse_shared(payload))
                 elif opcode == PING:
                     await self._send_frame(PONG, payload)
                 elif opcode == CLOSE:
@@ -91,16 +101,14 @@ class Connection:
 @asynccontextmanager
 async def open_connection(port: int) -> AsyncIterator[Connection | None]:
     """A connection to the daemon, or none while nobody answers there."""
-    try:
+    stream = answer = None
+    with trio.move_on_after(UPGRADE_S), suppress(OSError, trio.BrokenResourceError, AssertionError):
         stream = await trio.open_tcp_stream("127.0.0.1", port)
-    except OSError:
+        await stream.send_all(upgrade_request(f"127.0.0.1:{port}"))
+        answer = await read_head(stream)
+    if stream is None:
         yield None
         return
     async with stream:
-        try:
-            await stream.send_all(upgrade_request(f"127.0.0.1:{port}"))
-            answer = await read_head(stream)
-        except (trio.BrokenResourceError, AssertionError):
-            yield None
-            return
-        yield Connection(stream, answer.rest) if answer.status == 101 else None
+        is_open = answer is not None and answer.status == 101
+        yield Connection(stream, answer.rest, port=port) if answer is not None and is_open else None

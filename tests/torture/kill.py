@@ -22,7 +22,8 @@ import trio
 
 from tests.daemon import Process, SignedIn, start_process
 from tests.torture.checker import Kept, check_database, check_order, check_promises, kept_of_history, read_database
-from tests.torture.client import TortureClient
+from tests.torture.client import Habits, TortureClient
+from tests.torture.stays import judge_diaries
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -101,7 +102,11 @@ class Torture:
         for user in users:
             rooms = self.dice.sample(self.rooms, ROOMS_OF_CLIENT)
             dice = random.Random(self.dice.random())
-            self.clients.append(TortureClient(user, rooms, daemon.websocket_port, rate / count, dice, self.stir))
+            self.clients.append(
+                TortureClient(
+                    user.username, user, rooms, lambda: self.ports[0], Habits(rate=rate / count), dice, self.stir
+                )
+            )
 
     def stir(self) -> None:
         """Something has changed for a client."""
@@ -185,11 +190,12 @@ class Torture:
         report.resent = sum(client.resent for client in clients)
         report.heard = sum(client.heard for client in clients)
         report.connections = sum(len(client.stays) for client in clients)
-        promises = [promise for client in clients for promise in client.promises.values()]
-        report.acknowledged = len(promises)
         found = read_database(self.data_dir / "chatd.db")
+        judgement = judge_diaries(found, [client.diary for client in clients], is_settled=False)
+        promises = judgement.promises.values()
+        report.acknowledged = len(promises)
         report.stored, report.events, report.in_history = len(found.messages), len(found.events), len(history)
-        report.faults += [fault for client in clients for fault in client.faults]
+        report.faults += judgement.faults
         report.faults += check_database(found, promises)
         report.faults += check_order(found.messages)
         report.faults += [f"in the history: {fault}" for fault in check_promises(history, promises)]
