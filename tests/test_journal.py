@@ -96,7 +96,7 @@ async def test_rooms_in_one_commit_are_numbered_each_for_itself(store: Store) ->
         for number in range(6):
             append(written, str(number), post(ada, (first, second)[number % 2], str(number)))
     assert [(event.room_id, event.seq) for event in written.published] == [
-        (room_id, seq) for seq in (1, 2, 3) for room_id in (first, second)
+        (room_id, seq) for room_id in (first, second) for seq in (1, 2, 3)
     ]
     kinds = {event.room_id: json.loads(event.body)["type"] for event in written.published}
     assert kinds == {first: "new_message", second: "new_dm"}

@@ -1,7 +1,8 @@
 """The journal: every durable change of a room goes through here, and one commit takes all that waits.
 
 While a batch is being made durable the next one gathers, so that load makes commits larger and not more numerous; with
-no load a message is committed at once. After the commit each entry is settled (that is when a sender gets its
+no load a message is committed at once. Several commits may run at once, each for rooms that no other has in hand, so
+that each room keeps its order. After the commit each entry is settled (that is when a sender gets its
 acknowledgement, never before), then the events are published. The database numbers them: `rooms.last_seq` is raised in
 the transaction that stores them, so that seqs have no holes whatever happens.
 """
@@ -9,10 +10,10 @@ the transaction that stores them, so that seqs have no holes whatever happens.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -45,13 +46,24 @@ log = telemetry.get_logger(__name__)
 Publish = Callable[[Sequence[Event]], None]
 
 
+#: How often an entry is tried that breaks a rule of the database: another node may have stored the same meanwhile, and
+#: then the next look finds it.
+CONFLICT_TRIES: Final = 3
+#: Seconds that a commit may take before another one begins beside it: few large commits cost less than many small ones.
+BESIDE_AFTER_S: Final = 0.005
+
+
 @dataclass(frozen=True, slots=True)
 class JournalOptions:
-    """At most `max_waiting` entries wait, at most `max_entries` are in one commit; `max_members` a room, 0 for any."""
+    """At most `max_waiting` entries wait, at most `max_entries` are in one commit; `max_members` a room, 0 for any.
+
+    At most `committers` commits run at once: more than one only where the database takes several writers.
+    """
 
     max_waiting: int = 10_000
     max_entries: int = 500
     max_members: int = 0
+    committers: int = 1
 
 
 class Journal:
@@ -75,35 +87,48 @@ class Journal:
         self._publish = publish
         self._after_batch = after_batch
         self._heads = queries["journal.heads"]
-        self._repeats = queries["journal.repeats"]
         self._memberships = queries["journal.memberships"]
         self._add_messages = queries["journal.add_messages"]
         self._add_events = queries["journal.add_events"]
         self._advance_rooms = queries["journal.advance_rooms"]
         self._add_members = queries["journal.add_members"]
         self._remove_members = queries["journal.remove_members"]
-        self._waiting: list[Entry] = []
+        # What waits, by room; the rooms of it that no commit has in hand, and those that one has.
+        self._waiting: dict[str, deque[Entry]] = {}
+        self._waiting_count = 0
+        self._ready: deque[str] = deque()
+        self._in_hand: set[str] = set()
         self._arrived = trio.Event()
+        self._given_back = trio.Event()
         # Batches that are over and of which nobody has been told yet.
         self._over: deque[tuple[Sequence[Entry], Sequence[Outcome], Sequence[Event]]] = deque()
         self._committed = trio.Event()
-        self._committed_all = False
+        self._committing = options.committers
         self._closing = False
+        self._is_failing = False
         # Ids and times never go back, even if the clock does.
         self._last_ms = 0
 
     def append(self, entry: Entry) -> None:
         """Queue an entry; `entry.settle` is called once with what became of it.
 
-        Entries of one caller keep their order. Raises `Refusal` (`overloaded`) when too many wait, `Unavailable` when
-        the daemon is stopping; the entry is not queued then.
+        Entries of a room keep their order. Raises `Refusal` (`overloaded`) when too many wait, `Unavailable` when the
+        daemon is stopping; the entry is not queued then.
         """
         if self._closing:
             raise Unavailable("The server is stopping; reconnect in a moment and send it again.")
-        if len(self._waiting) >= self._options.max_waiting:
+        if self._waiting_count >= self._options.max_waiting:
             raise Refusal("overloaded", "Too much is waiting to be stored; try again.", retry_after_ms=1000)
-        self._waiting.append(entry)
-        self._arrived.set()
+        self._waiting_count += 1
+        room_id = entry.room_id
+        waiting = self._waiting.get(room_id)
+        if waiting is not None:
+            waiting.append(entry)
+            return
+        self._waiting[room_id] = deque((entry,))
+        if room_id not in self._in_hand:
+            self._ready.append(room_id)
+            self._arrived.set()
 
     async def write(self, entry: Entry) -> Stored:
         """Append an entry and wait for what becomes of it. Cancelling does not take it back."""
@@ -123,39 +148,70 @@ class Journal:
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting)
+        return self._waiting_count
 
     async def _commit_all(self) -> None:
         """One commit after the other, the next one begun before what became of the last one is told."""
-        while self._waiting or not self._closing:
+        while self._ready or not self._closing:
             await self._arrived.wait()
-            entries = self._waiting[: self._options.max_entries]
-            del self._waiting[: len(entries)]
-            if not self._waiting and not self._closing:
+            if self._in_hand:
+                with trio.move_on_after(BESIDE_AFTER_S):
+                    await self._given_back.wait()
+            entries = self._take()
+            if not self._ready and not self._closing:
                 self._arrived = trio.Event()
             if entries:
                 await self._commit(entries)
-        self._committed_all = True
+                self._give_back(dict.fromkeys(entry.room_id for entry in entries))
+        self._committing -= 1
         self._committed.set()
 
-    async def _commit(self, entries: Sequence[Entry]) -> None:
+    def _take(self) -> list[Entry]:
+        """The next batch: rooms in the order in which they began to wait, each with all that fits."""
+        entries: list[Entry] = []
+        while self._ready and (free := self._options.max_entries - len(entries)):
+            room_id = self._ready.popleft()
+            self._in_hand.add(room_id)
+            waiting = self._waiting[room_id]
+            if len(waiting) <= free:
+                entries.extend(self._waiting.pop(room_id))
+            else:
+                entries.extend(waiting.popleft() for _ in range(free))
+        self._waiting_count -= len(entries)
+        return entries
+
+    def _give_back(self, room_ids: Iterable[str]) -> None:
+        """Let others commit these rooms; those with more to commit stand behind all that are ready."""
+        self._in_hand.difference_update(room_ids)
+        self._given_back.set()
+        self._given_back = trio.Event()
+        self._ready.extend(room_id for room_id in room_ids if room_id in self._waiting)
+        if self._ready:
+            self._arrived.set()
+
+    async def _commit(self, entries: Sequence[Entry], *, tries: int = CONFLICT_TRIES) -> None:
         """Store a batch, or, if there is something wrong with one of its entries, each alone."""
         began = trio.current_time()
         try:
             numbered = await self._database.transaction(lambda tx: self._store(tx, entries))
         except Unavailable as out:
-            log.exception("commit_failed", entries=len(entries), detail=out.detail)
+            if not self._is_failing:
+                log.warning("commit_failed", entries=len(entries), detail=out.detail)
+            self._is_failing = True
             self._tell(entries, [out] * len(entries))
         except Exception as fault:
+            is_conflict = isinstance(fault, Conflict)
             if len(entries) > 1:
                 for entry in entries:
                     await self._commit([entry])
-                return
-            log.exception("entry_refused", room=entries[0].room_id)
-            is_conflict = isinstance(fault, Conflict)
-            detail = "This cannot be stored; nothing has changed."
-            self._tell(entries, [Refusal("conflict" if is_conflict else "internal", detail)])
+            elif is_conflict and tries > 1:
+                await self._commit(entries, tries=tries - 1)
+            else:
+                log.exception("entry_refused", room=entries[0].room_id)
+                detail = "This cannot be stored; nothing has changed."
+                self._tell(entries, [Refusal("conflict" if is_conflict else "internal", detail)])
         else:
+            self._is_failing = False
             self._metrics.commit_seconds.observe(trio.current_time() - began)
             self._metrics.commit_entries.observe(len(entries))
             self._metrics.commits.inc()
@@ -163,7 +219,7 @@ class Journal:
 
     def _tell(self, entries: Sequence[Entry], outcomes: Sequence[Outcome], events: Sequence[Event] = ()) -> None:
         """Tell what became of a batch: at once if nothing waits, else in `_settle_all`, beside the next commit."""
-        if self._waiting or self._over:
+        if self._ready or self._over:
             self._over.append((entries, outcomes, events))
             self._committed.set()
         else:
@@ -171,7 +227,7 @@ class Journal:
 
     async def _settle_all(self) -> None:
         """Batches in the order of their commits: first each entry is settled, then the events are published."""
-        while self._over or not self._committed_all:
+        while self._over or self._committing:
             await self._committed.wait()
             self._committed = trio.Event()
             while self._over:
@@ -194,10 +250,11 @@ class Journal:
 
     async def _store(self, tx: Transaction, entries: Sequence[Entry]) -> Numbered:
         self._last_ms = now_ms = max(self._clock(), self._last_ms)
+        heads, repeats = await self._read_heads(tx, entries)
         batch = Batch(
             entries=entries,
-            heads=await self._read_heads(tx, entries),
-            repeats=await self._read_repeats(tx, entries),
+            heads=heads,
+            repeats=repeats,
             roles={},
             banned=frozenset(),
             max_members=self._options.max_members,
@@ -219,22 +276,20 @@ class Journal:
             await tx.run(self._advance_rooms, {"heads": _json(rows_of_heads(numbered, batch.heads))})
         return numbered
 
-    async def _read_heads(self, tx: Transaction, entries: Sequence[Entry]) -> dict[str, Head]:
-        row = await tx.row(self._heads, {"rooms": _json(list({entry.room_id for entry in entries}))})
-        assert row is not None
-        return {room_id: Head(*head) for room_id, *head in parse_json(row[0])}
-
-    async def _read_repeats(self, tx: Transaction, entries: Sequence[Entry]) -> dict[tuple[str, str], Repeat]:
+    async def _read_heads(
+        self, tx: Transaction, entries: Sequence[Entry]
+    ) -> tuple[dict[str, Head], dict[tuple[str, str], Repeat]]:
+        rooms = list({entry.room_id for entry in entries})
         keys = [
             (entry.sender_id, entry.client_message_id)
             for entry in entries
             if isinstance(entry, Post) and entry.client_message_id is not None
         ]
-        if not keys:
-            return {}
-        row = await tx.row(self._repeats, {"keys": _json(keys)})
+        row = await tx.row(self._heads, {"rooms": _json(rooms), "keys": _json(keys)})
         assert row is not None
-        return {(sender, key): Repeat(*repeat) for sender, key, *repeat in parse_json(row[0])}
+        heads = {room_id: Head(*head) for room_id, *head in parse_json(row[0])}
+        repeats = {(sender, key): Repeat(*repeat) for sender, key, *repeat in parse_json(row[1])}
+        return heads, repeats
 
     async def _read_memberships(self, tx: Transaction, changes: Sequence[MembershipChange], batch: Batch) -> None:
         keys = list({(change.room_id, change.user_id) for change in changes})
@@ -267,7 +322,8 @@ async def open_journal(
         database, queries, options, clock=clock, metrics=metrics, publish=publish, after_batch=after_batch
     )
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(journal._commit_all)
+        for _ in range(options.committers):
+            nursery.start_soon(journal._commit_all)
         nursery.start_soon(journal._settle_all)
         try:
             yield journal

@@ -2,21 +2,24 @@
 
 -- name: heads
 -- Where the batch's rooms are: [id, kind, last_seq, message_count, member_count, max_members], locked until the commit,
--- in one order, so that nodes do not block each other. LIMIT: the batch's rooms.
-SELECT COALESCE(json_agg(json_build_array(room.id, room.kind, room.last_seq, room.message_count, room.member_count,
-                                          room.max_members)), '[]')
-FROM (
-    SELECT id, kind, last_seq, message_count, member_count, max_members FROM rooms
-    WHERE id IN (SELECT json_array_elements_text(:rooms)) AND deleted_at IS NULL
-    ORDER BY id FOR NO KEY UPDATE
-) AS room;
-
--- name: repeats
--- What was stored before under the batch's [sender, client message id] pairs. LIMIT: one row a pair at most.
-SELECT COALESCE(json_agg(json_build_array(messages.sender_id, messages.client_message_id, messages.id, messages.room_id,
-                                          messages.seq, messages.created_at, messages.request_hash)), '[]')
-FROM json_array_elements(:keys) AS key
-JOIN messages ON messages.sender_id = key ->> 0 AND messages.client_message_id = key ->> 1;
+-- in one order, so that nodes do not block each other; and what was stored before under its [sender, client message id]
+-- pairs, as of before the locks: what another node stores while they are waited for is found by the unique key.
+-- LIMIT: the batch's rooms, and one row a pair at most.
+SELECT (
+    SELECT COALESCE(json_agg(json_build_array(room.id, room.kind, room.last_seq, room.message_count, room.member_count,
+                                              room.max_members)), '[]')
+    FROM (
+        SELECT id, kind, last_seq, message_count, member_count, max_members FROM rooms
+        WHERE id IN (SELECT json_array_elements_text(:rooms)) AND deleted_at IS NULL
+        ORDER BY id FOR NO KEY UPDATE
+    ) AS room
+), (
+    SELECT COALESCE(json_agg(json_build_array(messages.sender_id, messages.client_message_id, messages.id,
+                                              messages.room_id, messages.seq, messages.created_at,
+                                              messages.request_hash)), '[]')
+    FROM json_array_elements(:keys) AS key
+    JOIN messages ON messages.sender_id = key ->> 0 AND messages.client_message_id = key ->> 1
+);
 
 -- name: memberships
 -- Which of the batch's [room, user] pairs are members, and which are banned: [room, user, role, ban]. LIMIT: one row a pair.

@@ -2,18 +2,19 @@
 -- handful of calls whatever its size (every call lets go of Python's interpreter lock and has to win it back).
 
 -- name: heads
--- Where the batch's rooms are: [id, kind, last_seq, message_count, member_count, max_members]. LIMIT: the batch's rooms.
-SELECT json_group_array(json_array(rooms.id, rooms.kind, rooms.last_seq, rooms.message_count, rooms.member_count,
-                                   rooms.max_members))
-FROM rooms
-WHERE rooms.id IN (SELECT value FROM json_each(:rooms)) AND rooms.deleted_at IS NULL;
-
--- name: repeats
--- What was stored before under the batch's [sender, client message id] pairs. LIMIT: one row a pair at most.
-SELECT json_group_array(json_array(messages.sender_id, messages.client_message_id, messages.id, messages.room_id,
-                                   messages.seq, messages.created_at, messages.request_hash))
-FROM json_each(:keys) AS key
-JOIN messages ON messages.sender_id = key.value ->> 0 AND messages.client_message_id = key.value ->> 1;
+-- Where the batch's rooms are: [id, kind, last_seq, message_count, member_count, max_members], and what was stored before
+-- under its [sender, client message id] pairs. LIMIT: the batch's rooms, and one row a pair at most.
+SELECT (
+    SELECT json_group_array(json_array(rooms.id, rooms.kind, rooms.last_seq, rooms.message_count, rooms.member_count,
+                                       rooms.max_members))
+    FROM rooms
+    WHERE rooms.id IN (SELECT value FROM json_each(:rooms)) AND rooms.deleted_at IS NULL
+), (
+    SELECT json_group_array(json_array(messages.sender_id, messages.client_message_id, messages.id, messages.room_id,
+                                       messages.seq, messages.created_at, messages.request_hash))
+    FROM json_each(:keys) AS key
+    JOIN messages ON messages.sender_id = key.value ->> 0 AND messages.client_message_id = key.value ->> 1
+);
 
 -- name: memberships
 -- Which of the batch's [room, user] pairs are members, and which are banned: [room, user, role, ban]. LIMIT: one row a pair.
