@@ -1,0 +1,105 @@
+"""Whether a cluster serves: every node says that it is ready, and what is sent through one is heard through all."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from tests.torture.connection import open_connection
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.daemon import SignedIn
+    from tests.torture.connection import Connection
+    from tests.torture.nodes import Cluster, Node
+
+#: Seconds that one try may take, and between two.
+TRY_S: Final = 2.0
+PAUSE_S: Final = 0.1
+
+
+@dataclass
+class Probe:
+    """A user of its own in a room of its own, with a new connection to each node for every try."""
+
+    cluster: Cluster
+    user: SignedIn
+    room_id: str
+    count: int = 0
+
+    async def is_served(self) -> bool:
+        """One try, with all nodes that live."""
+        nodes = [node for node in self.cluster.nodes if node.is_up]
+        with trio.move_on_after(TRY_S):
+            for node in nodes:
+                if not await self._is_ready(node):
+                    return False
+            async with AsyncExitStack() as stack:
+                connections = [await self._connect(stack, node) for node in nodes]
+                return await self._converse([found for found in connections if found is not None], len(nodes))
+        return False
+
+    async def wait_served(self, *, within_s: float) -> float | None:
+        """The seconds after which a try succeeded; None if none did."""
+        began = trio.current_time()
+        with trio.move_on_after(within_s):
+            while not await self.is_served():  # noqa: ASYNC110 - nobody in this process knows when it is
+                await trio.sleep(PAUSE_S)
+            return trio.current_time() - began
+        return None
+
+    async def time_lost_event(self, *, within_s: float) -> float | None:
+        """Seconds until the first node delivers an event of which the bus dropped its message; None: not in time."""
+        with trio.move_on_after(within_s):
+            async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
+                connections = [await self._connect(stack, node) for node in self.cluster.nodes[:2]]
+                hearing, sending = connections
+                if hearing is None or sending is None:
+                    return None
+                nursery.start_soon(self.cluster.proxy.drop_one, f":room:{self.room_id}".encode())
+                began = trio.current_time()
+                await self._hear(hearing, {await self._send(sending)})
+                nursery.cancel_scope.cancel()
+                return trio.current_time() - began
+        return None
+
+    async def _is_ready(self, node: Node) -> bool:
+        with suppress(OSError, trio.BrokenResourceError, trio.TooSlowError, ValueError, IndexError):
+            return (await node.daemon.http("GET", "/readyz")).status == 200
+        return False
+
+    async def _connect(self, stack: AsyncExitStack, node: Node) -> Connection | None:
+        """An authenticated connection, if there is one to be had."""
+        connection = await stack.enter_async_context(open_connection(node.ports[0]))
+        if connection is not None:
+            await connection.send(type="authenticate", token=self.user.token)
+            kinds = {message["type"] for message in await connection.receive()}
+            return connection if "authenticated" in kinds else None
+        return None
+
+    async def _converse(self, connections: Sequence[Connection], wanted: int) -> bool:
+        """Each sends a message, each is to hear all of them."""
+        if len(connections) < wanted:
+            return False
+        keys = {await self._send(connection) for connection in connections}
+        return all([await self._hear(connection, keys) for connection in connections])
+
+    async def _send(self, connection: Connection) -> str:
+        self.count += 1
+        key = f"probe-{self.count}"
+        await connection.send(type="send_message", roomId=self.room_id, content=key, clientMessageId=key)
+        return key
+
+    async def _hear(self, connection: Connection, keys: set[str]) -> bool:
+        """Listen until all of these were heard; False if the connection ends or something is refused."""
+        missing = set(keys)
+        while missing:
+            messages = await connection.receive()
+            if not messages or any(message["type"] == "error" for message in messages):
+                return False
+            missing -= {message["message"].get("clientMessageId") for message in messages if "message" in message}
+        return True
