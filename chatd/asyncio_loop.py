@@ -7,13 +7,15 @@ loop runs and nothing of this is imported. An asyncio task on it runs on Trio's 
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio_asyncio
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Coroutine
+
+T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -21,3 +23,8 @@ async def open_asyncio_loop() -> AsyncIterator[asyncio.AbstractEventLoop]:
     """Run an asyncio loop for as long as the block lasts; what is awaited inside of the block finds it by itself."""
     async with trio_asyncio.open_loop() as loop:
         yield loop
+
+
+async def run_asyncio(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run an asyncio coroutine on the loop of the block; cancelling cancels it and waits until it has ended."""
+    return await trio_asyncio.run_aio_coroutine(coroutine)  # type: ignore[no-any-return]  # it has no types

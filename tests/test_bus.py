@@ -175,7 +175,7 @@ async def test_budgets_that_are_full_again_are_forgotten_and_the_others_are_not(
     assert await bus.take("late", rate) == 0
     ticker.now += 2
     assert await bus.take("one more", rate) == 0
-    assert len(bus._full_at) == 2
+    assert len(bus._budgets._full_at) == 2
     assert await bus.take("late", rate) > 0
     assert await bus.take("early 0", rate) == 0
 

@@ -52,7 +52,7 @@ DOORS: Final = {
     "triopg": {"store/postgres.py"},
     "asyncpg": {"store/postgres.py"},
     "trio_asyncio": {"asyncio_loop.py"},
-    "redis": {"bus/redis.py"},
+    "redis": {"bus/link.py"},
     "structlog": {"telemetry.py"},
     "prometheus_client": {"metrics.py"},
     "msgspec": {

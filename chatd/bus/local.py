@@ -20,19 +20,40 @@ if TYPE_CHECKING:
 _SWEEP_KEYS = 10_000
 
 
+class Budgets:
+    """What is left of each budget of this process; an entry goes when its budget is full again."""
+
+    def __init__(self, seconds: Seconds) -> None:
+        self._seconds = seconds
+        # When each budget that is not full will be full again, in seconds.
+        self._full_at: dict[str, float] = {}
+        self._sweep_at = _SWEEP_KEYS
+
+    def take(self, key: str, rate: Rate, *, count: int) -> int:
+        """0 if it was granted, else the milliseconds after which it would be."""
+        now = self._seconds()
+        full_at, wait_ms = spend(self._full_at.get(key, 0.0), now, rate, count=count)
+        if full_at > now and not wait_ms:
+            self._full_at[key] = full_at
+            if len(self._full_at) > self._sweep_at:
+                self._sweep(now)
+        return wait_ms
+
+    def _sweep(self, now: float) -> None:
+        self._full_at = {key: full_at for key, full_at in self._full_at.items() if full_at > now}
+        self._sweep_at = len(self._full_at) + _SWEEP_KEYS
+
+
 class LocalBus:
     """`Bus` within one process."""
 
     is_out = False
 
     def __init__(self, seconds: Seconds) -> None:
-        self._seconds = seconds
+        self._budgets = Budgets(seconds)
         self._ears: Ears | None = None
         self._rooms: set[str] = set()
         self._devices: Counter[str] = Counter()
-        # When each budget that is not full will be full again, in seconds.
-        self._full_at: dict[str, float] = {}
-        self._sweep_at = _SWEEP_KEYS
 
     def attach(self, ears: Ears) -> None:
         self._ears = ears
@@ -58,17 +79,7 @@ class LocalBus:
         self._rooms.difference_update(room_ids)
 
     async def take(self, key: str, rate: Rate, *, count: int = 1) -> int:
-        now = self._seconds()
-        full_at, wait_ms = spend(self._full_at.get(key, 0.0), now, rate, count=count)
-        if full_at > now and not wait_ms:
-            self._full_at[key] = full_at
-            if len(self._full_at) > self._sweep_at:
-                self._sweep(now)
-        return wait_ms
-
-    def _sweep(self, now: float) -> None:
-        self._full_at = {key: full_at for key, full_at in self._full_at.items() if full_at > now}
-        self._sweep_at = len(self._full_at) + _SWEEP_KEYS
+        return self._budgets.take(key, rate, count=count)
 
     def arrived(self, user_id: str) -> None:
         self._devices[user_id] += 1
