@@ -45,7 +45,7 @@ from chatd.store.facts import Facts
 from chatd.store.journal import JournalOptions, open_journal
 from chatd.store.messages import Messages
 from chatd.store.rooms import NewRoom, Rooms
-from chatd.upkeep import Followers, new_health, open_upkeep, read_arrivals
+from chatd.upkeep import Followers, SecondLooks, new_health, open_upkeep, read_arrivals
 
 if TYPE_CHECKING:
     from chatd.wire.outbox import Outbox
@@ -119,7 +119,7 @@ async def open_chat(
             )
         )  # fmt: skip
         arrivals = await enter(open_loader(partial(read_arrivals, accounts, rooms)))
-        followers = Followers()
+        followers, second_looks = Followers(), SecondLooks()
         chat = Chat(
             options=Options(
                 limits=config.limits,
@@ -141,14 +141,14 @@ async def open_chat(
             rooms=rooms,
             messages=messages,
             arrivals=arrivals,
-            sessions=Sessions(hub, bus, followers.queue),
+            sessions=Sessions(hub, bus, follow=followers.queue, look_again=second_looks.queue),
             tokens=Tokens(secrets.current, secrets.previous or Secret(), access_s=config.auth.access_minutes * 60),
             passwords=Passwords(cost=config.auth.bcrypt_cost, workers=config.auth.bcrypt_workers),
             metrics=metrics,
             health=new_health(trio.current_time),
             holding=holding,
         )
-        async with open_upkeep(chat, facts, followers):
+        async with open_upkeep(chat, facts, followers, second_looks):
             yield chat
 
 

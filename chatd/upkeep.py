@@ -14,6 +14,7 @@ import trio
 from chatd import telemetry
 from chatd.bus.proof import open_proof
 from chatd.chat.accounts import DAY_MS
+from chatd.chat.arrival import refresh
 from chatd.chat.catchup import follow
 from chatd.chat.context import Arrival
 from chatd.errors import CloseCode, Refusal
@@ -34,6 +35,11 @@ log = telemetry.get_logger(__name__)
 
 #: Devices that wait to follow a join made elsewhere; past it the device is told to reconnect.
 MAX_FOLLOWING: Final = 1000
+#: Sessions that are looked at again by one read, and seconds between two such reads.
+LOOK_AT_ONCE: Final = 200
+LOOK_PAUSE_S: Final = 0.05
+#: Seconds between two tries while the database is out.
+RETRY_S: Final = 1.0
 #: Seconds between two proofs that the parts work, and between two writings of who was last seen.
 UPKEEP_S: Final = 2.0
 #: Sessions that expired so long ago are removed.
@@ -55,15 +61,15 @@ async def read_arrivals(
 
 
 class Followers:
-    """Devices whose user joined a room on another one, until they hear it."""
+    """Devices of which the store is to be asked whether they hear a room: their user joined it on another one, say."""
 
     def __init__(self) -> None:
-        self._waiting, self._to_follow = trio.open_memory_channel[tuple["Session", str, int]](MAX_FOLLOWING)
+        self._waiting, self._to_follow = trio.open_memory_channel[tuple["Session", str]](MAX_FOLLOWING)
 
-    def queue(self, session: Session, room_id: str, seq: int) -> None:
-        """Let the session hear a room from the event `seq` on, or end it when too many wait."""
+    def queue(self, session: Session, room_id: str) -> None:
+        """Have the store asked, or end the session when too many wait."""
         try:
-            self._waiting.send_nowait((session, room_id, max(seq - 1, 0)))
+            self._waiting.send_nowait((session, room_id))
         except trio.WouldBlock:
             session.line.end(CloseCode.TRY_LATER, "your rooms change too fast: reconnect")
 
@@ -71,11 +77,9 @@ class Followers:
         """Let all that are queued hear their rooms; none waits for another that reads slowly."""
         places = trio.Semaphore(MAX_FOLLOWING)
 
-        async def let_follow(session: Session, room_id: str, after: int) -> None:
+        async def let_follow(session: Session, room_id: str) -> None:
             try:
-                await follow(chat, session, room_id, after)
-            except Refusal as refusal:
-                session.line.end(CloseCode.TRY_LATER, f"{refusal.code}: reconnect")
+                await _follow_at_last(chat, session, room_id)
             except Exception:
                 # This is one connection's work, although no task of its nursery does it.
                 log.exception("following_failed", connection=session.connection_id, room=room_id)
@@ -84,19 +88,85 @@ class Followers:
                 places.release()
 
         async with trio.open_nursery() as nursery:
-            async for session, room_id, after in self._to_follow:
+            async for session, room_id in self._to_follow:
                 await places.acquire()
-                nursery.start_soon(let_follow, session, room_id, after)
+                nursery.start_soon(let_follow, session, room_id)
+
+
+async def _follow_at_last(chat: Chat, session: Session, room_id: str) -> None:
+    """Follow, and where the database is out try again, for as long as the session lives."""
+    while True:
+        try:
+            await follow(chat, session, room_id)
+        except Refusal:
+            await trio.sleep(RETRY_S)
+        else:
+            return
+
+
+class SecondLooks:
+    """Sessions that may have missed notices, until the store has been asked for what those would have told."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[Session, None] = {}
+        self._has_some = trio.Event()
+        self._database_is_out = False
+
+    def queue(self, session: Session) -> None:
+        """Have a session looked at soon; whoever comes last comes first, also while all others wait."""
+        self._waiting.pop(session, None)
+        self._waiting[session] = None
+        self._has_some.set()
+
+    async def look(self, chat: Chat) -> None:
+        """Look at all who are queued, many by one read, with a pause before the next ones."""
+        while True:
+            await self._has_some.wait()
+            count = min(LOOK_AT_ONCE, len(self._waiting))
+            await self._look_at(chat, [self._waiting.popitem()[0] for _ in range(count)])
+            if self._waiting:
+                await trio.sleep(RETRY_S if self._database_is_out else LOOK_PAUSE_S)
+            else:
+                self._has_some = trio.Event()
+
+    async def _look_at(self, chat: Chat, sessions: Sequence[Session]) -> None:
+        changes = {session: session.changes for session in sessions if chat.sessions.has(session)}
+        keys = [(session_id, session.user_id) for session in changes for session_id in session.session_ids]
+        try:
+            found = await chat.arrivals.get_many(keys)
+        except Refusal as refusal:
+            if not self._database_is_out:
+                log.warning("second_looks_wait", sessions=len(self._waiting) + len(changes), detail=refusal.detail)
+            self._database_is_out = True
+            self._waiting |= dict.fromkeys(changes)
+            return
+        self._database_is_out = False
+        for session, changes_before in changes.items():
+            own_keys = [(session_id, session.user_id) for session_id in session.session_ids]
+            if session.changes != changes_before or not found.keys() >= set(own_keys):
+                # What was read may be older than what is known by now.
+                self._waiting[session] = None
+                continue
+            try:
+                for key in own_keys:
+                    refresh(chat, session, found[key])
+            except Exception:
+                # As above: one connection's work.
+                log.exception("second_look_failed", connection=session.connection_id)
+                session.line.end(CloseCode.INTERNAL, "internal error")
 
 
 @asynccontextmanager
-async def open_upkeep(chat: Chat, facts: Facts, followers: Followers) -> AsyncIterator[None]:
+async def open_upkeep(chat: Chat, facts: Facts, followers: Followers, second_looks: SecondLooks) -> AsyncIterator[None]:
     """Keep up for as long as the block lasts; at its begin every part has been tried once."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(followers.let_follow, chat)
+        nursery.start_soon(second_looks.look, chat)
         proof = await open_proof(chat.bus, chat.hub)
-        await _prove(chat, facts, proof)
-        nursery.start_soon(_keep_up, chat, facts, proof)
+        await _prove_database(chat, facts)
+        await _prove_delivery(chat, proof)
+        nursery.start_soon(_keep_up, chat, facts)
+        nursery.start_soon(_keep_proving_delivery, chat, proof)
         yield
         nursery.cancel_scope.cancel()
     try:
@@ -106,12 +176,12 @@ async def open_upkeep(chat: Chat, facts: Facts, followers: Followers) -> AsyncIt
         log.warning("departures_not_stored", detail=refusal.detail)
 
 
-async def _keep_up(chat: Chat, facts: Facts, proof: Proof) -> None:
-    """Every few seconds: prove that the parts work, store who left, and once an hour forget old sessions."""
+async def _keep_up(chat: Chat, facts: Facts) -> None:
+    """Every few seconds: prove that the database works, store who left, and once an hour forget old sessions."""
     next_cleaning = trio.current_time()
     while True:
         await trio.sleep(UPKEEP_S)
-        await _prove(chat, facts, proof)
+        await _prove_database(chat, facts)
         try:
             await _store_departures(chat)
             if trio.current_time() >= next_cleaning:
@@ -123,22 +193,37 @@ async def _keep_up(chat: Chat, facts: Facts, proof: Proof) -> None:
             log.warning("upkeep_failed", detail=refusal.detail)
 
 
-async def _prove(chat: Chat, facts: Facts, proof: Proof) -> None:
-    """Write and read the database, and send an event from the bus to an outbox."""
-    part = "database"
+async def _prove_database(chat: Chat, facts: Facts) -> None:
+    """Write and read the database."""
     try:
         now = str(chat.clock())
         await facts.put("proof", now)
         if await facts.get("proof") != now:
-            chat.health.fail(part, "It does not give back what was written.")
-            return
-        chat.health.prove(part)
-        part = "bus"
-        await proof.deliver(within_s=UPKEEP_S)
-        chat.health.prove(part)
-        chat.health.prove("delivery")
+            chat.health.fail("database", "It does not give back what was written.")
+        else:
+            chat.health.prove("database")
     except Refusal as refusal:
-        chat.health.fail(part, refusal.detail)
+        chat.health.fail("database", refusal.detail)
+
+
+async def _keep_proving_delivery(chat: Chat, proof: Proof) -> None:
+    """Beside the database, which takes its time to fail."""
+    while True:
+        await trio.sleep(UPKEEP_S)
+        await _prove_delivery(chat, proof)
+
+
+async def _prove_delivery(chat: Chat, proof: Proof) -> None:
+    """Send an event from the bus to an outbox."""
+    try:
+        await proof.deliver(within_s=UPKEEP_S)
+    except Refusal as refusal:
+        is_out = "It is out; until it is back, events are found in the database."
+        chat.health.fail("bus", is_out if chat.bus.is_out else refusal.detail)
+        chat.health.fail("delivery", refusal.detail)
+    else:
+        chat.health.prove("bus")
+        chat.health.prove("delivery")
 
 
 async def _store_departures(chat: Chat) -> None:

@@ -103,8 +103,9 @@ async def test_following_is_not_given_up_because_another_room_was_joined_meanwhi
             for room_id in rooms:
                 session.rooms.pop(room_id)
                 door.chat.hub.unlisten(session, [room_id])
+                session.following[room_id] = 0
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(follow, door.chat, session, room_id, 0)
+                    nursery.start_soon(follow, door.chat, session, room_id)
                     # After two turns it has asked the store, whose thread has not answered yet.
                     await trio.lowlevel.checkpoint()
                     await trio.lowlevel.checkpoint()
@@ -122,11 +123,12 @@ async def test_a_connection_that_has_ended_follows_nothing(tmp_path: Path, mock_
             session.rooms.pop(room_id)
             session.rooms.pop(other_id)
             door.chat.hub.unlisten(session, [room_id, other_id])
+            session.following.update({room_id: 0, other_id: 0})
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(follow, door.chat, session, room_id, 0)
+                nursery.start_soon(follow, door.chat, session, room_id)
                 await wait_all_tasks_blocked()
                 door.chat.sessions.remove(session, 0)
-        await follow(door.chat, session, other_id, 0)
+        await follow(door.chat, session, other_id)
         assert session not in await listeners_of(door, room_id)
         assert session not in await listeners_of(door, other_id)
 

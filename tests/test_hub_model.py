@@ -183,7 +183,7 @@ async def play(steps: list[Step], slice_receivers: int) -> None:
     options = HubOptions(tail_events=50, slice_receivers=slice_receivers, check_s=CHECK_S, linger_s=10_000)
     async with open_hub(bus, options, read_last_seqs=history.last_seqs, read_events=history.events_after) as hub:
         model = Model(hub, bus, history)
-        hub.on_left = model.left
+        hub.on_membership = model.left
         for step in steps:
             await model.take(step)
         await trio.sleep(CHECK_S + 1)

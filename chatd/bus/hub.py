@@ -1,75 +1,79 @@
 """The hub: what the bus carries becomes frames for this node's connections, in order and without holes.
 
-It owns the active rooms (those that somebody on this node listens to), repairs a hole from the store before it
-delivers on, looks every few seconds for a lost last event, serves very large rooms in slices, and forgets rooms that
-nobody listens to. `chat` asks it to activate, to listen and for the tail; the bus calls `hear_…`. It knows no SQL: the
-store's two reads are given to it.
+It owns the active rooms (those that somebody on this node listens to), has holes filled from the store by `repairs`
+before it delivers on, serves very large rooms in slices, and forgets rooms that nobody listens to. `chat` asks it to
+activate, to listen and for the tail; the bus calls `hear_…`. It knows no SQL: the store's two reads are given to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from chatd import telemetry
 from chatd.bus.port import Bus, Event, Notice
+from chatd.bus.repairs import FILLERS, Repairs
 from chatd.bus.room import ActiveRoom, Receiver, blocks, frame_of
 from chatd.errors import Refusal
 from chatd.loader import Loader, open_loader
 from chatd.wire.frames import text_frame
 
+if TYPE_CHECKING:
+    from chatd.bus.repairs import ReadEvents, ReadLastSeqs
+
 log = telemetry.get_logger(__name__)
 
-#: Seconds between two tries to repair a room while the store is out.
-REPAIR_PAUSE_S: Final = 0.5
 #: A room whose backlog is larger is served at once, while everybody else waits: what comes in is so held up, too.
 MAX_BACKLOG_BYTES: Final = 1024 * 1024
-#: Events that one repair reads at once.
-REPAIR_EVENTS: Final = 500
+#: Events after which one of their subject's connections starts or stops to hear the room.
+MEMBERSHIP: Final = frozenset({"user_joined", "user_left"})
 
-ReadLastSeqs = Callable[[Sequence[str]], Awaitable[Mapping[str, int]]]
-ReadEvents = Callable[[str, int, int], Awaitable[list[Event]]]
 OnNotice = Callable[[Notice], None]
-OnLeft = Callable[[Event], None]
+OnMembership = Callable[[Event], None]
+OnReturn = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
 class HubOptions:
     """`tail_events` a room keeps in memory; a room above `slice_receivers` is served in slices of that many;
-    every `check_s` seconds the last seqs are compared with the store; a room without listeners stays `linger_s`.
+    every `check_s` seconds the last seqs are compared with the store, so that a lost last event is found within five;
+    a room without listeners stays `linger_s`.
     """
 
     tail_events: int = 100
     slice_receivers: int = 500
-    check_s: float = 5.0
+    check_s: float = 4.5
     linger_s: float = 60.0
 
 
 class Hub:
-    """Delivery on one node. Made by `open_hub`; all methods but `activate` are sync."""
+    """Delivery on one node. Made by `open_hub`; all methods but those that activate are sync."""
 
     def __init__(self, bus: Bus, options: HubOptions, *, read_last_seqs: ReadLastSeqs, read_events: ReadEvents) -> None:
         self._bus = bus
         self._options = options
         self._read_last_seqs = read_last_seqs
-        self._read_events = read_events
         self._rooms: dict[str, ActiveRoom] = {}
+        self._repairs = Repairs(
+            self._rooms, self._deliver, read_last_seqs=read_last_seqs, read_events=read_events,
+            is_out=lambda: bus.is_out, check_s=options.check_s,
+        )  # fmt: skip
         # Rooms that are being activated: what is heard of them meanwhile.
         self._opening: dict[str, list[Event]] = {}
         self._opener: Loader[str, ActiveRoom]
+        self._last_seqs: Loader[str, int]
         self._backlogged: dict[str, ActiveRoom] = {}
         self._backlog_arrived = trio.Event()
-        self._broken: set[str] = set()
-        self._gap_found = trio.Event()
         self.deliveries = 0
-        self.repairs = 0
-        #: Called for every notice heard, and for every event that ends a membership, after its delivery.
+        #: Called for every notice heard, for every event by which a membership begins or ends, after its delivery,
+        #: and when the bus was away, so that notices may have been missed.
         self.on_notice: OnNotice = lambda _: None
-        self.on_left: OnLeft = lambda _: None
+        self.on_membership: OnMembership = lambda _: None
+        self.on_return: OnReturn = lambda: None
         bus.attach(self)
 
     # -- what chat asks -------------------------------------------------------------------------------------------
@@ -88,6 +92,25 @@ class Hub:
                 room.idle_since = trio.current_time()
         if missing:
             await self._opener.get_many(missing)
+
+    async def reach(self, stored: Mapping[str, int]) -> None:
+        """Have these rooms active here, at least at these positions, which the store is known to have.
+
+        An event that other nodes have heard may not have come here yet. Raises `Unavailable`.
+        """
+        await self.activate(list(stored))
+        await self._repairs.reach(stored)
+
+    async def try_to_reach(self, room_id: str, seq: int) -> None:
+        """Have a room active at a position that somebody claims, as far as the store has come. Raises `Unavailable`."""
+        await self.activate([room_id])
+        room = self._rooms.get(room_id)
+        if room is not None and room.position < seq and (last_seq := await self._last_seqs.get(room_id)) is not None:
+            await self.reach({room_id: min(seq, last_seq)})
+
+    def expect(self, room_id: str, seq: int) -> None:
+        """The store has this event: if it has not been heard here, it is fetched."""
+        self._repairs.expect(room_id, seq)
 
     def room(self, room_id: str) -> ActiveRoom | None:
         return self._rooms.get(room_id)
@@ -122,6 +145,16 @@ class Hub:
             self._drain(room)
             self.unlisten(receiver, [room_id])
 
+    def send_backlog(self, room_id: str) -> None:
+        """Serve at once what still waits to be sent of a large room."""
+        room = self._rooms.get(room_id)
+        if room is not None:
+            self._drain(room)
+
+    def is_heard_by(self, receiver: Receiver, room_id: str) -> bool:
+        room = self._rooms.get(room_id)
+        return room is not None and receiver in room.listeners
+
     def unlisten(self, receiver: Receiver, room_ids: Iterable[str]) -> None:
         for room_id in room_ids:
             room = self._rooms.get(room_id)
@@ -144,6 +177,11 @@ class Hub:
     @property
     def backlogged_rooms(self) -> int:
         return len(self._backlogged)
+
+    @property
+    def repairs(self) -> int:
+        """How often the store was read to fill a hole."""
+        return self._repairs.reads
 
     # -- what the bus calls ---------------------------------------------------------------------------------------
 
@@ -174,9 +212,12 @@ class Hub:
 
     def hear_loss(self) -> None:
         """Compare positions soon."""
+        self._repairs.look_soon()
 
     def hear_return(self) -> None:
         """Compare positions soon, and have everything else read again that notices tell."""
+        self._repairs.look_soon()
+        self.on_return()
 
     # -- delivery -------------------------------------------------------------------------------------------------
 
@@ -188,7 +229,9 @@ class Hub:
             return
         self._deliver(room, room.offer(events))
         if room.has_gap:
-            self._mend(room_id)
+            self._repairs.mend(room_id)
+        if self._repairs.reaching:
+            self._repairs.wake(room_id)
 
     def _deliver(self, room: ActiveRoom, events: Sequence[Event]) -> None:
         """Send events that are in order; a member whose leaving is among them hears nothing behind it."""
@@ -198,15 +241,15 @@ class Hub:
             frames = []
             for event in events:
                 frames.append(frame_of(event))
-                if event.kind == "user_left":
+                if event.kind in MEMBERSHIP:
                     self._send(room, frames)
                     frames = []
-                    self.on_left(event)
+                    self.on_membership(event)
             if frames:
                 self._send(room, frames)
             return
-        if events[0].kind == "user_left":
-            self.on_left(events[0])
+        if events[0].kind in MEMBERSHIP:
+            self.on_membership(events[0])
 
     def _send(self, room: ActiveRoom, frames: list[bytes]) -> None:
         self.deliveries += len(room.listeners) * len(frames)
@@ -238,12 +281,13 @@ class Hub:
             if not self._backlogged:
                 self._backlog_arrived = trio.Event()
 
-    # -- activation, repair, upkeep -------------------------------------------------------------------------------
+    # -- activation and forgetting --------------------------------------------------------------------------------
 
     async def _open_rooms(self, room_ids: Sequence[str]) -> dict[str, ActiveRoom]:
         """Subscribe, then read the positions: what is published between is in both and dropped once."""
         wanted = [room_id for room_id in room_ids if room_id not in self._rooms]
         self._opening.update((room_id, []) for room_id in wanted)
+        doubts = self._repairs.doubts
         try:
             await self._bus.subscribe(wanted)
             last_seqs = await self._read_last_seqs(wanted)
@@ -258,46 +302,19 @@ class Hub:
                 continue
             room = ActiveRoom(room_id, last_seq=last_seqs[room_id], tail_events=self._options.tail_events)
             room.idle_since = trio.current_time()
-            room.offer(early)
             self._rooms[room_id] = room
+            self._deliver(room, room.offer(early))
             if room.has_gap:
-                self._mend(room_id)
+                self._repairs.mend(room_id)
+        if doubts != self._repairs.doubts:
+            # What was lost meanwhile may be of these rooms, whose positions were not compared then.
+            self._repairs.look_soon()
         if unknown := [room_id for room_id in wanted if room_id not in last_seqs]:
             await self._bus.unsubscribe(unknown)
         return {room_id: self._rooms[room_id] for room_id in room_ids if room_id in self._rooms}
 
-    def _mend(self, room_id: str) -> None:
-        self._broken.add(room_id)
-        self._gap_found.set()
-
-    async def _mend_gaps(self) -> None:
-        """Fill holes from the store, in order, before anything behind them is delivered."""
-        while True:
-            await self._gap_found.wait()
-            for room_id in list(self._broken):
-                room = self._rooms.get(room_id)
-                if room is None:
-                    self._broken.discard(room_id)
-                    continue
-                try:
-                    events = await self._read_events(room_id, room.position, REPAIR_EVENTS)
-                except Refusal as refusal:
-                    log.warning("repair_waits", room=room_id, detail=refusal.detail)
-                    await trio.sleep(REPAIR_PAUSE_S)
-                    continue
-                self.repairs += 1
-                ready = room.offer(events)
-                self._deliver(room, ready)
-                # Another hole may have opened while this one was read.
-                if len(events) < REPAIR_EVENTS and not room.has_gap:
-                    self._broken.discard(room_id)
-                elif not ready:
-                    await trio.sleep(REPAIR_PAUSE_S)
-            if not self._broken:
-                self._gap_found = trio.Event()
-
-    async def _keep_up(self) -> None:
-        """Every few seconds: one query finds lost last events, and rooms that nobody listens to are forgotten."""
+    async def _forget_idle(self) -> None:
+        """Every few seconds: forget the rooms that nobody has listened to for a while."""
         while True:
             await trio.sleep(self._options.check_s)
             forgotten_before = trio.current_time() - self._options.linger_s
@@ -308,21 +325,9 @@ class Hub:
             ]
             for room_id in idle:
                 del self._rooms[room_id]
-            try:
-                if idle:
-                    await self._bus.unsubscribe([room_id for room_id in idle if room_id not in self._rooms])
-                await self.check_positions()
-            except Refusal as refusal:
-                log.warning("position_check_failed", detail=refusal.detail)
-
-    async def check_positions(self) -> None:
-        """Compare the position of every active room with the store's, and mend those that are behind."""
-        if self._rooms:
-            last_seqs = await self._read_last_seqs(list(self._rooms))
-            for room_id, last_seq in last_seqs.items():
-                room = self._rooms.get(room_id)
-                if room is not None and room.position < last_seq:
-                    self._mend(room_id)
+            if idle:
+                # In the same step: who subscribes again from here on does so behind this.
+                await self._bus.unsubscribe(idle)
 
 
 @asynccontextmanager
@@ -331,9 +336,15 @@ async def open_hub(
 ) -> AsyncIterator[Hub]:
     """A hub that delivers for as long as the block lasts."""
     hub = Hub(bus, options, read_last_seqs=read_last_seqs, read_events=read_events)
-    async with open_loader(hub._open_rooms) as hub._opener, trio.open_nursery() as nursery:
+    async with (
+        open_loader(hub._open_rooms) as hub._opener,
+        open_loader(read_last_seqs) as hub._last_seqs,
+        trio.open_nursery() as nursery,
+    ):
         nursery.start_soon(hub._serve_backlogs)
-        nursery.start_soon(hub._mend_gaps)
-        nursery.start_soon(hub._keep_up)
+        nursery.start_soon(hub._forget_idle)
+        nursery.start_soon(hub._repairs.watch)
+        for _ in range(FILLERS):
+            nursery.start_soon(hub._repairs.fill)
         yield hub
         nursery.cancel_scope.cancel()

@@ -37,19 +37,23 @@ class ActiveRoom:
     """The room's position on this node, the encoded tail behind it, and who listens."""
 
     __slots__ = (
-        "_early", "_rounds", "_snapshot", "backlog", "backlog_bytes", "idle_since", "listeners", "next_seq", "room_id",
-        "tail",
+        "_early", "_expected", "_rounds", "_snapshot", "backlog", "backlog_bytes", "idle_since", "listeners",
+        "next_seq", "opened_at", "room_id", "tail",
     )  # fmt: skip
 
     def __init__(self, room_id: str, *, last_seq: int, tail_events: int) -> None:
         self.room_id = room_id
         self.next_seq = last_seq + 1
+        #: The position from which on this node has seen every event.
+        self.opened_at = last_seq
         self.tail: deque[Event] = deque(maxlen=tail_events)
         self.listeners: dict[Receiver, Outbox] = {}
         self.idle_since: float | None = None
         self.backlog: deque[tuple[Sequence[Outbox], list[bytes]]] = deque()
         self.backlog_bytes = 0
         self._early: dict[int, Event] = {}
+        # The newest seq that is known to be stored.
+        self._expected = last_seq
         self._snapshot: Sequence[Outbox] | None = None
         self._rounds: Iterator[int] | None = None
 
@@ -60,8 +64,12 @@ class ActiveRoom:
 
     @property
     def has_gap(self) -> bool:
-        """Later events are here and the next one is not."""
-        return bool(self._early)
+        """The next event exists and is not here."""
+        return self._expected >= self.next_seq
+
+    def expect(self, seq: int) -> None:
+        """The room is known to have come so far."""
+        self._expected = max(self._expected, seq)
 
     def offer(self, events: Sequence[Event]) -> list[Event]:
         """Those of `events` (and of earlier ones that had to wait) that are next in order, now in the tail.
@@ -76,8 +84,10 @@ class ActiveRoom:
                 while self._early and (follower := self._early.pop(self.next_seq, None)) is not None:
                     ready.append(follower)
                     self.next_seq += 1
-            elif event.seq > self.next_seq and len(self._early) < MAX_EARLY:
-                self._early[event.seq] = event
+            elif event.seq > self.next_seq:
+                self._expected = max(self._expected, event.seq)
+                if len(self._early) < MAX_EARLY:
+                    self._early[event.seq] = event
         if self._early:
             self._early = {seq: event for seq, event in self._early.items() if seq > self.next_seq}
         self.tail.extend(ready)

@@ -14,7 +14,7 @@ from email_validator import EmailNotValidError, validate_email
 
 from chatd import telemetry
 from chatd.bus.port import Notice
-from chatd.chat.context import Chat, take
+from chatd.chat.context import Chat, take, tell_all
 from chatd.errors import Refusal, bad_fields
 from chatd.identity.passwords import MAX_PASSWORD_BYTES
 from chatd.identity.tokens import Claims, hash_refresh_token, new_refresh_token
@@ -170,7 +170,7 @@ async def refresh(chat: Chat, origin: Origin, refresh_token: str) -> Grant:
     if session.revoked_at is not None:
         if session.revoked_at == now_ms:
             log.warning("refresh_token_reused", user=session.user_id, session=session.id, address=origin.address)
-            chat.bus.announce(Notice("session_revoked", session.user_id, session_id=session.id))
+            tell_all(chat, Notice("session_revoked", session.user_id, session_id=session.id))
         raise Refusal("unauthenticated", "This session was ended; sign in again.")
     account = await chat.accounts.by_id(session.user_id)
     if account is None or account.disabled_at is not None:
@@ -201,7 +201,7 @@ async def logout(chat: Chat, caller: Caller, *, everywhere: bool) -> None:
         await chat.accounts.revoke_sessions(caller.user_id, spared_session_id="", now_ms=chat.clock())
     else:
         await chat.accounts.revoke_session(session_id, chat.clock())
-    chat.bus.announce(Notice("session_revoked", caller.user_id, session_id=session_id))
+    tell_all(chat, Notice("session_revoked", caller.user_id, session_id=session_id))
 
 
 async def identify(chat: Chat, claims: Claims) -> Caller:
@@ -267,9 +267,9 @@ async def change_account(chat: Chat, account: Account, caller: Caller, change: A
     except Conflict:
         raise conflict(["username"]) from None
     if profile is not None:
-        chat.bus.announce(Notice("profile_changed", account.id, username=new_name))
+        tell_all(chat, Notice("profile_changed", account.id, username=new_name))
     if password is not None:
-        chat.bus.announce(Notice("session_revoked", account.id, spared_session_id=caller.session_id))
+        tell_all(chat, Notice("session_revoked", account.id, spared_session_id=caller.session_id))
     return changed
 
 

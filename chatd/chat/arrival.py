@@ -105,10 +105,39 @@ async def read_arrival(chat: Chat, session: Session, claims: Claims) -> Arrival:
         check_standing(arrival.standing, session.user_id)
         assert arrival.standing is not None
         session.username = arrival.standing.username
-        await chat.hub.activate([room.room_id for room in arrival.rooms])
-        if changes == session.changes:
+        await chat.hub.reach({room.room_id: room.last_seq for room in arrival.rooms})
+        if changes == session.changes and not any(_is_outdated(chat, room) for room in arrival.rooms):
             return arrival
     raise Refusal("overloaded", "Your rooms change too fast to be read; try again.", retry_after_ms=1000)
+
+
+def _is_outdated(chat: Chat, own: OwnRoom) -> bool:
+    """Whether the membership was read before this node began to hear the room: it may have ended in between."""
+    room = chat.hub.room(own.room_id)
+    return room is not None and room.opened_at > own.last_seq
+
+
+def refresh(chat: Chat, session: Session, arrival: Arrival) -> None:
+    """Bring a live session to what the store says, because notices may have been missed; no step of others between."""
+    try:
+        check_standing(arrival.standing, session.user_id)
+    except Refusal as refusal:
+        is_disabled = refusal.code == "forbidden"
+        code = CloseCode.ACCOUNT_DISABLED if is_disabled else CloseCode.SESSION_REVOKED
+        session.line.end(code, "account disabled" if is_disabled else "session revoked: sign in again")
+        return
+    assert arrival.standing is not None
+    session.username = arrival.standing.username
+    own_rooms = {own.room_id: own for own in arrival.rooms}
+    for room_id in [room_id for room_id in session.rooms if room_id not in own_rooms]:
+        chat.sessions.stop(session, room_id)
+    for own in own_rooms.values():
+        if own.room_id in session.rooms:
+            session.enter(own.room_id, own.role, own.last_seq)
+        else:
+            # A new member has read everything up to the joining, which is what the device missed first.
+            after = max(own.read_seq - 1, own.last_seq - chat.options.resume.max_events, 0)
+            chat.sessions.let_follow(session, own.room_id, after)
 
 
 def listen_to_rooms(chat: Chat, session: Session, rooms: Sequence[OwnRoom], message: Authenticate) -> list[RoomEntry]:
@@ -119,7 +148,7 @@ def listen_to_rooms(chat: Chat, session: Session, rooms: Sequence[OwnRoom], mess
         room = chat.hub.room(own.room_id)
         if room is None:
             continue
-        session.rooms[own.room_id] = own.role
+        session.enter(own.room_id, own.role, own.last_seq)
         if own.room_id not in replayed and own.room_id not in session.catching_up:
             chat.hub.listen(session, own.room_id, after=room.position)
         entries.append(

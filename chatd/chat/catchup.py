@@ -10,10 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal
 
 from chatd.bus.room import blocks, frame_of
+from chatd.chat.session import CatchUp
 from chatd.errors import CloseCode, Refusal, Unavailable
 from chatd.protocol import CaughtUp, Resync
+from chatd.store.messages import NO_SEQ
 
 if TYPE_CHECKING:
+    from chatd.bus.room import ActiveRoom
     from chatd.chat.context import Chat
     from chatd.chat.session import Session
 
@@ -22,15 +25,15 @@ PAGE_EVENTS: Final = 200
 
 
 async def catch_up(chat: Chat, session: Session, room_id: str, after: int) -> bool:
-    """Send all events behind `after` and go live; False if the session is no member (any more).
+    """Send all events behind `after`, a stored seq, and go live; False if the session is no member (any more).
 
     On return with True nothing has run between the last event and going live, so what is put next is in order. A later
     call for the same room takes over from an earlier one, which then returns False. When the store is out the
     connection is ended, for it would hear nothing of the room and not know; it can resume.
     """
-    mine = session.catching_up[room_id] = object()
+    mine = session.catching_up[room_id] = CatchUp(after)
     try:
-        return await _page_through(chat, session, room_id, after, mine)
+        return await _page_through(chat, session, room_id, mine)
     except Refusal:
         session.line.end(CloseCode.TRY_LATER, "the history cannot be read now: reconnect and resume")
         raise
@@ -39,9 +42,8 @@ async def catch_up(chat: Chat, session: Session, room_id: str, after: int) -> bo
             del session.catching_up[room_id]
 
 
-async def _page_through(chat: Chat, session: Session, room_id: str, after: int, mine: object) -> bool:
+async def _page_through(chat: Chat, session: Session, room_id: str, mine: CatchUp) -> bool:
     chat.hub.pause(session, room_id)
-    position = after
     at_once = chat.options.websocket.outbox_bytes // 4
 
     def may_go_on() -> bool:
@@ -49,19 +51,16 @@ async def _page_through(chat: Chat, session: Session, room_id: str, after: int, 
 
     while True:
         await session.line.wait_for_space()
-        if not may_go_on():
+        room = await read_stay(chat, session, room_id)
+        if room is not None:
+            await chat.hub.reach({room_id: mine.position})
+        if room is None or not may_go_on():
             return False
-        if chat.hub.listen(session, room_id, after=position, max_bytes=at_once):
+        if chat.hub.listen(session, room_id, after=mine.position, max_bytes=at_once):
             return True
-        room = chat.hub.room(room_id)
-        if room is None:
-            await chat.hub.activate([room_id])
-            if chat.hub.room(room_id) is None:
-                return False
-            continue
-        missed = room.events_after(position)
+        missed = room.events_after(mine.position)
         if missed is None:
-            stored = await chat.messages.events_after(room_id, position, PAGE_EVENTS)
+            stored = await chat.messages.events_after(room_id, mine.position, PAGE_EVENTS)
             # What is committed and has not been heard of yet comes live: here it would be a repeat.
             missed = [event for event in stored if event.seq <= room.position]
             if not missed:
@@ -71,29 +70,65 @@ async def _page_through(chat: Chat, session: Session, room_id: str, after: int, 
             if not may_go_on():
                 return False
             session.put(block)
-        position = missed[-1].seq
+        mine.position = missed[-1].seq
 
 
-async def follow(chat: Chat, session: Session, room_id: str, after: int) -> None:
-    """Let another device of a user who joined a room hear it too, unless its connection has ended."""
-    while chat.sessions.has(session) and room_id not in session.rooms and room_id not in session.joining:
+async def read_stay(chat: Chat, session: Session, room_id: str) -> ActiveRoom | None:
+    """The active room of a session that is a member, else `None`.
+
+    The room is where the membership is known to be at least, and that is behind where this node began to hear the
+    room; so no leaving goes unheard.
+    """
+    while (known := session.rooms.get(room_id)) is not None:
+        await chat.hub.reach({room_id: known.seq})
+        room = chat.hub.room(room_id)
+        if room is None or room_id not in session.rooms:
+            return None
+        if room.opened_at <= known.seq:
+            return room
         changes = session.changes
-        room = await chat.rooms.by_id(room_id, asked_by=session.user_id)
+        row = await chat.rooms.by_id(room_id, asked_by=session.user_id)
         if session.changes != changes:
             continue
-        if room is None or room.role is None:
-            return
-        session.rooms[room_id] = room.role
-        await catch_up(chat, session, room_id, after)
+        if row is None or row.role is None:
+            session.rooms.pop(room_id, None)
+            return None
+        session.enter(room_id, row.role, row.last_seq)
+    return None
+
+
+async def follow(chat: Chat, session: Session, room_id: str) -> None:
+    """Let a session hear a room if its user is a member after all, from behind where `session.following` says.
+
+    A device whose user joined on another one, or one that was told of a leaving. Raises `Unavailable`; where the
+    store could not be asked, it may be called again.
+    """
+    while chat.sessions.has(session) and room_id in session.following and room_id not in session.rooms:
+        changes = session.changes
+        # Before the membership is read, so that whatever ends it afterwards is heard.
+        await chat.hub.activate([room_id])
+        row = await chat.rooms.by_id(room_id, asked_by=session.user_id)
+        if session.changes != changes:
+            continue
+        after = session.following.pop(room_id, None)
+        if after is not None and row is not None and row.role is not None:
+            session.enter(room_id, row.role, row.last_seq)
+            if not chat.hub.is_heard_by(session, room_id):
+                # What it was sent in its last stay comes before what it is sent now.
+                chat.hub.send_backlog(room_id)
+                await catch_up(chat, session, room_id, after)
         return
+    session.following.pop(room_id, None)
 
 
 async def resume_room(chat: Chat, session: Session, room_id: str, after: int, request_id: str | None = None) -> None:
     """Replay a room from `after` and say `caught_up`, or say `resync` where that cannot be and go live from now."""
-    if room_id in session.rooms:
-        await chat.hub.activate([room_id])
-    room = chat.hub.room(room_id)
-    if room_id not in session.rooms or room is None:
+    room = await read_stay(chat, session, room_id)
+    if room is not None and room.position < after < NO_SEQ:
+        # Another node may have told the client what has not come here yet.
+        await chat.hub.try_to_reach(room_id, after)
+        room = await read_stay(chat, session, room_id)
+    if room is None:
         session.send(Resync(id=request_id, room_id=room_id, oldest_seq=0, seq=0, reason="not_a_member"))
         return
     oldest = max(0, room.position - chat.options.resume.max_events)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from chatd.bus.hub import Hub
-    from chatd.bus.port import Bus
+    from chatd.bus.port import Bus, Notice
     from chatd.chat.sessions import Sessions
     from chatd.clock import Clock
     from chatd.config import (
@@ -114,6 +114,12 @@ def flush(holding: list[Outbox]) -> None:
     for outbox in holding:
         outbox.flush()
     holding.clear()
+
+
+def tell_all(chat: Chat, notice: Notice) -> None:
+    """Have a notice acted on here at once and on every node as soon as it gets there; twice does no harm."""
+    chat.sessions.heed(notice)
+    chat.bus.announce(notice)
 
 
 async def take(chat: Chat, key: str, rate: Rate, detail: str) -> None:

@@ -94,7 +94,7 @@ async def send_message(chat: Chat, session: Session, message: SendMessage) -> No
     """Give a message to the journal; `message_ack` follows after its commit, `new_message` to the room then."""
     post = await prepare(
         chat,
-        Sender(session.user_id, session.username, session.rooms.get(message.room_id)),
+        Sender(session.user_id, session.username, session.role_in(message.room_id)),
         message,
         Acknowledgement(chat, session, message),
     )
@@ -158,7 +158,7 @@ class Page(NamedTuple):
 
 async def get_history(chat: Chat, session: Session, message: GetHistory) -> RoomHistory:
     """A page of a room's history without joining it again."""
-    check_may(session.rooms.get(message.room_id), "read")
+    check_may(session.role_in(message.room_id), "read")
     if message.before_seq is not None and message.after_seq is not None:
         raise Refusal("bad_message", "Give `beforeSeq` or `afterSeq`, not both.")
     await chat.hub.activate([message.room_id])
@@ -172,6 +172,8 @@ async def get_history(chat: Chat, session: Session, message: GetHistory) -> Room
         page = await page_before(chat, message.room_id, message.before_seq, limit)
     else:
         page = await newest_page(chat, room, limit)
+    # What stands on the page may be on its way to this node still: it is not to come live behind the page.
+    await chat.hub.try_to_reach(message.room_id, page.last_seq)
     await session.line.wait_for_space()
     return room_history(room, room.position, page, message.id)
 

@@ -6,13 +6,15 @@ missing one look alike to a stranger.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from chatd.bus.port import Notice
-from chatd.chat.catchup import catch_up, resume_room
-from chatd.chat.context import Chat, take
+from chatd.chat.catchup import catch_up, read_stay, resume_room
+from chatd.chat.context import Chat, take, tell_all
 from chatd.chat.messages import newest_page, room_history
 from chatd.chat.permissions import check_may
+from chatd.chat.session import Membership
 from chatd.errors import CloseCode, Refusal, bad_fields
 from chatd.ids import new_id
 from chatd.protocol import JoinRoom, LeaveRoom, Ok
@@ -35,8 +37,7 @@ async def join_room(chat: Chat, session: Session, message: JoinRoom) -> None:
     try:
         await hear_room(chat, session, message)
     except Refusal as refusal:
-        room = chat.hub.room(room_id)
-        if room_id in session.rooms and (room is None or session not in room.listeners) and refusal.is_temporary:
+        if room_id in session.rooms and not chat.hub.is_heard_by(session, room_id) and refusal.is_temporary:
             # A member who hears nothing of the room would not know; a new connection will hear it.
             session.line.end(CloseCode.TRY_LATER, "the room cannot be read now: reconnect")
         raise
@@ -45,9 +46,8 @@ async def join_room(chat: Chat, session: Session, message: JoinRoom) -> None:
 async def hear_room(chat: Chat, session: Session, message: JoinRoom) -> None:
     """Send a member the room's history, or what was missed, and let the session hear it from there."""
     room_id = message.room_id
-    await chat.hub.activate([room_id])
-    room = chat.hub.room(room_id)
-    if room is None or room_id not in session.rooms:
+    room = await read_stay(chat, session, room_id)
+    if room is None:
         raise _no_such_room()
     if message.after_seq is not None:
         await resume_room(chat, session, room_id, message.after_seq, message.id)
@@ -58,40 +58,57 @@ async def hear_room(chat: Chat, session: Session, message: JoinRoom) -> None:
     if room_id not in session.rooms:
         raise _no_such_room()
     session.send(room_history(room, seq, page, message.id))
-    if session not in room.listeners:
+    if not chat.hub.is_heard_by(session, room_id):
         await catch_up(chat, session, room_id, seq)
 
 
 async def become_member(chat: Chat, session: Session, room_id: str) -> None:
     """Make the session's user a member and note it in the session."""
-    session.joining.add(room_id)
+    session.joining[room_id] = 0
+    changes = session.changes
     try:
-        role = await _role_after_joining(chat, session, room_id)
-        # Whoever ended the membership meanwhile took the room out of `joining`.
-        if room_id not in session.joining:
+        joined = await _join(chat, session, room_id)
+        if session.joining[room_id] > joined.seq:
+            # The membership was ended meanwhile.
             raise _no_such_room()
-        session.rooms[room_id] = role
+        session.enter(room_id, *joined)
+    except Refusal:
+        if session.changes != changes:
+            # Another device may have joined; notices of that were left to this call.
+            chat.sessions.look_again(session)
+        raise
     finally:
-        session.joining.discard(room_id)
+        del session.joining[room_id]
 
 
-async def _role_after_joining(chat: Chat, session: Session, room_id: str) -> str:
+async def _join(chat: Chat, session: Session, room_id: str) -> Membership:
+    """The membership that the user has or gets, as of a position from which on this node hears of every change."""
     room = await visible_room(chat, session.user_id, room_id)
-    if room.role is not None:
-        return room.role
-    limits = chat.options.limits
-    if limits.rooms_per_user and await chat.rooms.count_of_user(session.user_id) >= limits.rooms_per_user:
-        raise Refusal("limit_reached", f"You are in {limits.rooms_per_user} rooms; leave one of them first.")
-    detail = f"You may join {limits.joins_per_hour} rooms an hour; try again later."
-    await take(chat, "joins:" + session.user_id, chat.rates.joins, detail)
-    await chat.journal.write(change(session.user_id, session.username, room_id, role="member"))
-    return "member"
+    await chat.hub.activate([room_id])
+    if room.role is None:
+        limits = chat.options.limits
+        if limits.rooms_per_user and await chat.rooms.count_of_user(session.user_id) >= limits.rooms_per_user:
+            raise Refusal("limit_reached", f"You are in {limits.rooms_per_user} rooms; leave one of them first.")
+        detail = f"You may join {limits.joins_per_hour} rooms an hour; try again later."
+        await take(chat, "joins:" + session.user_id, chat.rates.joins, detail)
+        stored = await chat.journal.write(change(session.user_id, session.username, room_id, role="member"))
+        if not stored.duplicate:
+            return Membership("member", stored.seq)
+    room = await visible_room(chat, session.user_id, room_id)
+    if room.role is None:
+        raise _no_such_room()
+    return Membership(room.role, room.last_seq)
 
 
 async def leave_room(chat: Chat, session: Session, message: LeaveRoom) -> Ok:
     """End the membership; the room hears `user_left`, and this is the last that its leaver hears of it."""
-    check_may(session.rooms.get(message.room_id), "read")
-    await chat.journal.write(change(session.user_id, session.username, message.room_id))
+    room_id = message.room_id
+    check_may(session.role_in(room_id), "read")
+    stored = await chat.journal.write(change(session.user_id, session.username, room_id))
+    # It has ended, also where what this node has not heard yet cannot be read now.
+    with suppress(Refusal):
+        await chat.hub.reach({room_id: stored.seq})
+    chat.sessions.heed(Notice("member_left", session.user_id, room_id, seq=stored.seq))
     return Ok(id=message.id)
 
 
@@ -137,9 +154,9 @@ async def create_room(
         raise Refusal("not_found", "One of `members` is no user's id.") from None
     # Active before its members are told, so that their connections here are in it when this is answered.
     await chat.hub.activate([room.id])
-    chat.bus.announce(Notice("member_joined", user_id, room.id, seq=0, role="owner"))
+    tell_all(chat, Notice("member_joined", user_id, room.id, seq=0, role="owner"))
     for member_id in others:
-        chat.bus.announce(Notice("member_joined", member_id, room.id, seq=0, role="member"))
+        tell_all(chat, Notice("member_joined", member_id, room.id, seq=0, role="member"))
     return await read_room(chat, user_id, room.id)
 
 

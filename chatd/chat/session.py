@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from chatd.protocol import ServerMessage, encode
 from chatd.wire.frames import text_frame
@@ -35,6 +35,25 @@ class Line:
     settled: Callable[[], None]
 
 
+class Membership(NamedTuple):
+    """The user's role in a room as of a seq of it: what changed up to there is in it, later changes are to be heard.
+
+    Notices of several nodes and a room's events come in any order; by their seqs the newest of them counts.
+    """
+
+    role: str
+    seq: int
+
+
+class CatchUp:
+    """Missed events of a room on their way to a session: the seq up to which they have been sent."""
+
+    __slots__ = ("position",)
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+
+
 def _nothing(*_: object) -> None:
     pass
 
@@ -47,8 +66,8 @@ class Session:
     """A connection's user, rooms and budget. Before it has authenticated `user_id` is empty."""
 
     __slots__ = (
-        "address", "catching_up", "changes", "connection_id", "expires_at_ms", "has_arrived", "joining", "line",
-        "outbox", "pending", "put", "requests_full_at", "rooms", "session_ids", "user_id", "username",
+        "address", "catching_up", "changes", "connection_id", "expires_at_ms", "following", "has_arrived", "joining",
+        "line", "outbox", "pending", "put", "requests_full_at", "rooms", "session_ids", "user_id", "username",
     )  # fmt: skip
 
     def __init__(self, connection_id: str, address: str, line: Line) -> None:
@@ -62,12 +81,14 @@ class Session:
         #: The sign-in that the token belongs to; two of them while one token is exchanged for another.
         self.session_ids: frozenset[str] = frozenset()
         self.expires_at_ms = 0
-        #: Room id to the user's role there.
-        self.rooms: dict[str, str] = {}
-        #: Rooms whose missed events are being sent, each with a mark of the call that sends them.
-        self.catching_up: dict[str, object] = {}
-        #: Rooms that this connection is about to join by itself.
-        self.joining: set[str] = set()
+        #: The rooms that the user is a member of.
+        self.rooms: dict[str, Membership] = {}
+        #: Rooms whose missed events are being sent, each by the last call that began to.
+        self.catching_up: dict[str, CatchUp] = {}
+        #: Rooms that this connection is about to join by itself, with the newest leaving heard of meanwhile (or 0).
+        self.joining: dict[str, int] = {}
+        #: Rooms of which the store is asked whether the user is a member, with the seq to go on behind.
+        self.following: dict[str, int] = {}
         #: Counts what changed in the user's memberships, so that a stale read of them is found out.
         self.changes = 0
         #: Messages that wait for their commit.
@@ -75,6 +96,17 @@ class Session:
         #: Its client has been told `authenticated`: from then on events may follow.
         self.has_arrived = False
         self.requests_full_at = 0.0
+
+    def role_in(self, room_id: str) -> str | None:
+        """The user's role in a room, `None` for no member."""
+        known = self.rooms.get(room_id)
+        return None if known is None else known.role
+
+    def enter(self, room_id: str, role: str, seq: int) -> None:
+        """Note a membership as of a seq; what is known from later on stays."""
+        known = self.rooms.get(room_id)
+        self.rooms[room_id] = Membership(role, seq) if known is None else Membership(role, max(seq, known.seq))
+        self.changes += 1
 
     def hang_up(self) -> None:
         """Let go of a connection that has ended: whoever still holds the session (a commit, say) does nothing."""

@@ -1,7 +1,9 @@
 """Every session of this node by user and by sign-in, and what notices from other nodes do to them.
 
 A notice says that something happened to a user somewhere: a session was revoked, a room was joined or left. The
-connections concerned are ended, or start or stop to hear a room, on every node alike.
+connections concerned are ended, or start or stop to hear a room, on every node alike. Notices and the rooms' events
+come in any order, late, twice or never. Of memberships the one with the newest seq counts; whatever has no seq, and
+whatever may have been missed, is asked of the store.
 """
 
 from __future__ import annotations
@@ -16,22 +18,25 @@ if TYPE_CHECKING:
     from chatd.bus.hub import Hub
     from chatd.bus.port import Bus, Event, Notice
 
-#: Called for a session that is to start hearing a room, with the seq behind which it has missed nothing.
-Follow = Callable[[Session, str, int], None]
+#: Called for a session of which the store is to be asked: whether it hears a room, or everything that it is told.
+Follow = Callable[[Session, str], None]
+LookAgain = Callable[[Session], None]
 
 
 class Sessions:
     """The authenticated connections of this node."""
 
-    def __init__(self, hub: Hub, bus: Bus, follow: Follow) -> None:
+    def __init__(self, hub: Hub, bus: Bus, *, follow: Follow, look_again: LookAgain) -> None:
         self._hub = hub
         self._bus = bus
         self._follow = follow
+        self._look_again = look_again
         self._by_user: dict[str, set[Session]] = {}
         #: When users were last seen to leave (milliseconds since 1970), until the server has stored it.
         self.departures: dict[str, int] = {}
         hub.on_notice = self.heed
-        hub.on_left = self.left
+        hub.on_membership = self.heed_event
+        hub.on_return = self.look_at_all_again
 
     def add(self, session: Session) -> None:
         self._by_user.setdefault(session.user_id, set()).add(session)
@@ -66,38 +71,106 @@ class Sessions:
         for session in self.of_user(notice.user_id):
             match notice.kind:
                 case "member_joined":
-                    session.changes += 1
-                    assert notice.room_id is not None
-                    is_known = notice.room_id in session.rooms or notice.room_id in session.joining
-                    if session.has_arrived and not is_known:
-                        self._admit(session, notice.room_id, notice)
+                    self._joined(session, notice.room_id or "", notice.seq, notice.role)
                 case "member_left":
-                    assert notice.room_id is not None
-                    self._stop(session, notice.room_id)
+                    self._left(session, notice.room_id or "", notice.seq)
                 case "session_revoked":
-                    is_meant = notice.session_id is None or notice.session_id in session.session_ids
-                    if is_meant and notice.spared_session_id not in session.session_ids:
+                    if notice.session_id is None:
+                        # One that began behind it is not meant, however late it comes.
+                        self.look_again(session)
+                    elif notice.session_id in session.session_ids:
                         session.line.end(CloseCode.SESSION_REVOKED, "session revoked: sign in again")
                 case "account_disabled":
                     session.line.end(CloseCode.ACCOUNT_DISABLED, "account disabled")
                 case "profile_changed":
                     session.username = notice.username or session.username
+                    # A later name may have been told first.
+                    self.look_again(session)
 
-    def _admit(self, session: Session, room_id: str, notice: Notice) -> None:
-        """Let a session hear a room at once where nothing has to be read for it, else as soon as it has been."""
-        after = max(notice.seq - 1, 0)
-        if notice.role is not None and self._hub.listen(session, room_id, after=after):
-            session.rooms[room_id] = notice.role
-        else:
-            self._follow(session, room_id, notice.seq)
-
-    def left(self, event: Event) -> None:
-        """A membership ended with this event: its user's connections hear nothing behind it."""
+    def heed_event(self, event: Event) -> None:
+        """A room's event by which a membership began or ended, behind its delivery."""
         for session in self.of_user(event.subject or ""):
-            self._stop(session, event.room_id)
+            if event.kind == "user_joined":
+                self._joined(session, event.room_id, event.seq, None)
+            else:
+                self._left(session, event.room_id, event.seq, is_delivered=True)
 
-    def _stop(self, session: Session, room_id: str) -> None:
+    def look_again(self, session: Session) -> None:
+        """Have the store asked for everything that a session is told by notices."""
         session.changes += 1
-        session.rooms.pop(room_id, None)
-        session.joining.discard(room_id)
-        self._hub.unlisten(session, [room_id])
+        if session.has_arrived:
+            self._look_again(session)
+
+    def look_at_all_again(self) -> None:
+        """Notices may have been missed."""
+        for sessions in self._by_user.values():
+            for session in sessions:
+                self.look_again(session)
+
+    def let_follow(self, session: Session, room_id: str, after: int) -> None:
+        """Have the store asked whether a session hears a room; if so, it goes on behind the seq `after`."""
+        if room_id not in session.following:
+            session.following[room_id] = after
+            self._follow(session, room_id)
+
+    def _joined(self, session: Session, room_id: str, seq: int, role: str | None) -> None:
+        session.changes += 1
+        # One that has not arrived reads its rooms again, one that joins by itself finds out by itself.
+        if not session.has_arrived or room_id in session.joining:
+            return
+        known = session.rooms.get(room_id)
+        if known is not None:
+            session.enter(room_id, known.role, seq)
+            return
+        room = self._hub.room(room_id)
+        if (
+            role is not None
+            and room is not None
+            and room.position <= seq
+            and self._hub.listen(session, room_id, after=seq)
+        ):
+            # Nothing has to be read: whatever ended the membership since is still to be heard.
+            session.enter(room_id, role, seq)
+        else:
+            self.let_follow(session, room_id, max(seq - 1, 0))
+
+    def _left(self, session: Session, room_id: str, seq: int, *, is_delivered: bool = False) -> None:
+        session.changes += 1
+        if room_id in session.joining:
+            session.joining[room_id] = max(session.joining[room_id], seq)
+        known = session.rooms.get(room_id)
+        if known is not None and seq <= known.seq:
+            # It was over before this stay began.
+            return
+        room = self._hub.room(room_id)
+        if room is not None and room.position < seq and session in room.listeners:
+            # It may do nothing more in the room; what it hears up to its leaving is still its own.
+            session.rooms.pop(room_id, None)
+            self._hub.expect(room_id, seq)
+        elif is_delivered:
+            self.stop(session, room_id, heard=seq)
+        else:
+            self.stop(session, room_id)
+
+    def stop(self, session: Session, room_id: str, *, heard: int | None = None) -> None:
+        """End at once what a session hears of a room, then ask the store whether it is a member after all.
+
+        `heard`: it has been sent everything up to this seq, else to the position of the room.
+        """
+        session.changes += 1
+        catching_up = session.catching_up.get(room_id)
+        room = self._hub.room(room_id)
+        was_member = session.rooms.pop(room_id, None) is not None
+        if room is not None and session in room.listeners:
+            if heard is None:
+                heard = room.position
+                self._hub.pause(session, room_id)
+            else:
+                self._hub.unlisten(session, [room_id])
+        elif catching_up is not None:
+            heard = catching_up.position
+        elif not was_member:
+            return
+        else:
+            heard = room.position if room is not None else 0
+        self.let_follow(session, room_id, heard)
