@@ -27,7 +27,10 @@ class Conflict(Exception):
 
 
 class Transaction(Protocol):
-    """One transaction, as long as the work runs. All calls raise `Conflict` and `Unavailable`."""
+    """One transaction, as long as the work runs. All calls raise `Conflict` and `Unavailable`.
+
+    Text with U+0000, which not every database can hold or look for, may be answered with another `Refusal`.
+    """
 
     async def rows(self, query: Query, params: Params) -> list[Row]: ...
 

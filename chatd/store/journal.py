@@ -206,6 +206,8 @@ class Journal:
                     await self._commit([entry])
             elif is_conflict and tries > 1:
                 await self._commit(entries, tries=tries - 1)
+            elif isinstance(fault, Refusal):
+                self._tell(entries, [fault])
             else:
                 log.exception("entry_refused", room=entries[0].room_id)
                 detail = "This cannot be stored; nothing has changed."

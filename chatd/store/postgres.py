@@ -1,8 +1,8 @@
 """PostgreSQL behind the database port: a triopg pool that is whole after any cancellation, and a breaker before it.
 
-The one door to triopg and asyncpg. Statements are the queries' own text with `$1` for `:name`; what PostgreSQL refuses
-becomes a `Conflict`, what it cannot do now becomes `Unavailable`, and a deadlock is tried again. Runs on the asyncio
-loop that the caller has opened (`asyncio_loop`).
+The one door to triopg and asyncpg. Statements are the queries' own text with `$1` for `:name`. What breaks a rule of
+the schema becomes a `Conflict`, what PostgreSQL cannot do now `Unavailable`, and a deadlock is tried again. Runs on the
+asyncio loop that the caller has opened (`asyncio_loop`).
 
 Work that has begun is not cancelled but bounded: triopg's ways out are shielded and wait for the server, asyncpg's own
 cancellation opens another connection and waits for that. So a connection whose time is up is cut, which nothing can
@@ -18,20 +18,21 @@ import random
 import re
 from contextlib import asynccontextmanager, suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
 
 import asyncpg
 import trio
 import triopg
 
 from chatd import telemetry
-from chatd.errors import Unavailable
+from chatd.errors import Refusal, Unavailable
 from chatd.store.database import Conflict, Dialect, Params, Row, Work
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
-    from chatd.store.queries import Query
+    from chatd.store.database import Database
+    from chatd.store.queries import Queries, Query
 
 T = TypeVar("T")
 
@@ -62,12 +63,8 @@ _UNDONE: Final = (
     asyncpg.InvalidCachedStatementError,
     asyncpg.exceptions.OutdatedSchemaCacheError,
 )
-#: What is to be stored breaks a rule. Text with U+0000 is among it, plain or as JSON: PostgreSQL holds none.
-_CONFLICTS: Final = (
-    asyncpg.IntegrityConstraintViolationError,
-    asyncpg.CharacterNotInRepertoireError,
-    asyncpg.UntranslatableCharacterError,
-)
+#: Text with U+0000, plain and within JSON, which PostgreSQL neither holds nor looks for.
+_NUL: Final = (asyncpg.CharacterNotInRepertoireError, asyncpg.UntranslatableCharacterError)
 #: The server cannot do it now, or not for us: gone, stopping, full, read-only, too slow, closed to this user.
 _OUT: Final = (
     OSError,
@@ -265,6 +262,25 @@ class _Statements:
         await self._connection.execute(statements)
 
 
+class Inspection(NamedTuple):
+    """What a PostgreSQL server says of itself: `missing_rights` end the sentence "The database's user may not …"."""
+
+    version: str
+    latency_ms: float
+    missing_rights: Sequence[str]
+
+
+async def inspect_postgres(database: Database, queries: Queries) -> Inspection:
+    """Look at the server as `chatd check` shows it, changing nothing. `latency_ms` is that of a query."""
+    version = await database.row(queries["schema.server_version"], {})
+    rights = await database.rows(queries["schema.missing_rights"], {})
+    began = trio.current_time()
+    await database.row(queries["schema.server_version"], {})
+    latency_ms = (trio.current_time() - began) * 1000
+    assert version is not None
+    return Inspection(version[0], latency_ms, [row[0] for row in rights])
+
+
 @lru_cache(maxsize=1024)
 def _numbered(query: Query) -> tuple[str, tuple[str, ...]]:
     """The text of a query with `$1` in the place of its first parameter, and so on, and the names of those."""
@@ -277,8 +293,10 @@ async def _leave_as_it_is(_connection: Any) -> None:
 
 
 def _translate(error: Exception, *, is_cut: bool) -> NoReturn:
-    if isinstance(error, _CONFLICTS):
+    if isinstance(error, asyncpg.IntegrityConstraintViolationError):
         raise Conflict(str(error)) from error
+    if isinstance(error, _NUL):
+        raise Refusal("bad_message", "A text has a NUL character in it; leave it out.") from error
     if isinstance(error, _UNDONE):
         raise Unavailable("The database had too much to do at once; try again in a moment.") from error
     if isinstance(error, _OUT) or (is_cut and isinstance(error, asyncpg.InterfaceError)):
