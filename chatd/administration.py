@@ -6,16 +6,15 @@ the same rules as a registration over HTTP.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from chatd import __version__
-from chatd.backends import StartFault, check_back_ends, database_path, open_database, open_database_for_looking
+from chatd.backends import StartFault, check_back_ends, describe_bus, describe_database, open_database
 from chatd.bus.port import Notice
 from chatd.chat import accounts
 from chatd.chat.accounts import Origin
 from chatd.errors import Refusal, bad_fields
-from chatd.identity.credentials import find_signing_secrets
+from chatd.identity.credentials import check_signing_secrets
 from chatd.records import format_time
 from chatd.server import bind, open_chat
 from chatd.store.accounts import NewPassword
@@ -32,20 +31,12 @@ PAGE = 500
 async def check(config: Config) -> str:
     """Say what is configured and whether it works. Raises `StartFault`, `ConfigError` or `SchemaFault` if not."""
     lines = [f"chatd {__version__}: the configuration is good."]
-    secrets = find_signing_secrets(config.auth, config.server.data_path)
+    data_path = config.server.data_path
+    secrets = check_signing_secrets(config.auth, data_path, is_shared=bool(config.database.url))
     lines.append(f"secret: {'given' if secrets else 'will be made at first start'}")
-    check_back_ends(config.server.data_path, config.database, config.bus)
-    path = database_path(config.server.data_path)
-    if path.exists():
-        began = time.perf_counter()
-        async with open_database_for_looking(config.server.data_path) as (database, queries):
-            state = await read_state(database, queries, read_migrations(database.dialect))
-        took_ms = (time.perf_counter() - began) * 1000
-        waiting = f", {len(state.waiting)} migrations wait" if state.waiting else ""
-        lines.append(f"database: {path} (sqlite), schema {state.version:04d}{waiting}, opened in {took_ms:.1f} ms")
-    else:
-        lines.append(f"database: {path} (sqlite), will be made at first start")
-    lines.append("bus: in this process")
+    check_back_ends(data_path, config.database, config.bus)
+    lines.append(f"database: {await describe_database(data_path, config.database)}")
+    lines.append(f"bus: {await describe_bus(config.bus)}")
     for table, options in (("websocket", config.websocket), ("http", config.http)):
         for sock in bind(table, options.host, options.port):
             sock.close()

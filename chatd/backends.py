@@ -7,6 +7,7 @@ PostgreSQL and Redis, and the asyncio loop that they share, are imported only wh
 from __future__ import annotations
 
 import os
+import time
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -147,6 +148,52 @@ async def open_database_for_looking(data_path: Path) -> AsyncIterator[tuple[Data
         except Unavailable as error:
             raise StartFault(error.detail) from error
         yield database, Queries(database.dialect)
+
+
+async def describe_database(data_path: Path, options: DatabaseOptions) -> str:
+    """What the database is, where its schema stands and how fast it answers, changing nothing. Raises `StartFault`."""
+    if options.url:
+        return await _describe_postgres(data_path, options)
+    path = database_path(data_path)
+    if not path.exists():
+        return f"{path} (sqlite), will be made at first start"
+    began = time.perf_counter()
+    async with open_database_for_looking(data_path) as (database, queries):
+        schema = await _describe_schema(database, queries)
+    return f"{path} (sqlite), {schema}, opened in {(time.perf_counter() - began) * 1000:.1f} ms"
+
+
+async def _describe_postgres(data_path: Path, options: DatabaseOptions) -> str:
+    from chatd.store.postgres import inspect_postgres  # noqa: PLC0415 - not on the embedded back ends
+
+    async with open_database(data_path, options) as (database, queries):
+        state = await inspect_postgres(database, queries)
+        if state.missing_rights:
+            raise StartFault(f"The database's user may not {', '.join(state.missing_rights)}; grant it.")
+        schema = await _describe_schema(database, queries)
+    return f"PostgreSQL {state.version}, {schema}, answered in {state.latency_ms:.1f} ms"
+
+
+async def _describe_schema(database: Database, queries: Queries) -> str:
+    state = await read_state(database, queries, read_migrations(database.dialect))
+    waiting = f", {len(state.waiting)} migrations wait" if state.waiting else ""
+    return f"schema {state.version:04d}{waiting}"
+
+
+async def describe_bus(options: BusOptions) -> str:
+    """What the bus is and how fast it answers. Raises `StartFault`."""
+    if not options.url:
+        return "in this process"
+    from chatd.bus.trial import try_redis  # noqa: PLC0415 - not on the embedded back ends
+
+    try:
+        async with _open_loop():
+            state = await try_redis(options.url.reveal(), prefix=options.prefix, timeout_s=options.timeout_s)
+    except Unavailable as error:
+        raise StartFault(error.detail) from error
+    if state.missing_rights:
+        raise StartFault(f"Redis refuses what the bus needs: {'; '.join(state.missing_rights)}.")
+    return f"Redis {state.version}, answered in {state.latency_ms:.1f} ms"
 
 
 def check_back_ends(data_path: Path, database: DatabaseOptions, bus: BusOptions) -> None:

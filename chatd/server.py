@@ -29,7 +29,7 @@ from chatd.chat.sessions import Sessions
 from chatd.clock import Clock, wall_clock_ms
 from chatd.collector import Collector
 from chatd.config import Config, Secret
-from chatd.identity.credentials import find_signing_secrets, signing_secrets
+from chatd.identity.credentials import check_signing_secrets, signing_secrets
 from chatd.identity.passwords import Passwords
 from chatd.identity.tokens import Tokens
 from chatd.ids import new_id
@@ -83,14 +83,13 @@ async def open_chat(
         enter = stack.enter_async_context
         # Looked at before anything is made, so that a faulty one leaves nothing behind.
         data_path = config.server.data_path
-        is_shared = bool(config.database.url)
-        find_signing_secrets(config.auth, data_path)
+        check_signing_secrets(config.auth, data_path, is_shared=bool(config.database.url))
         check_back_ends(data_path, config.database, config.bus)
         database, queries, bus = await enter(
             open_back_ends(data_path, config.database, config.bus, node_name=config.server.node_name)
         )
         await prepare_schema(database, queries, config.database)
-        secrets = signing_secrets(config.auth, data_path, may_make=not is_shared)
+        secrets = signing_secrets(config.auth, data_path)
         metrics = metrics or Metrics()
         accounts, rooms = Accounts(database, queries), Rooms(database, queries)
         messages, facts = Messages(database, queries), Facts(database, queries)
@@ -237,7 +236,7 @@ async def _open_alone(config: Config) -> AsyncIterator[Chat]:
     Nodes that share a database may share a folder: nothing in it is theirs alone.
     """
     data_path = config.server.data_path
-    find_signing_secrets(config.auth, data_path)
+    check_signing_secrets(config.auth, data_path, is_shared=bool(config.database.url))
     check_back_ends(data_path, config.database, config.bus)
     with nullcontext() if config.database.url else hold_data_folder(data_path):
         async with open_chat(config) as chat:

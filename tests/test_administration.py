@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,15 +13,19 @@ from chatd.administration import add_user, check, disable_user, issue_token, lis
 from chatd.backends import StartFault
 from chatd.configfile import load_config
 from chatd.errors import Refusal
+from chatd.ids import new_id
 from chatd.server import open_chat
-from chatd.store.migrations import Migration, SchemaFault
-from tests.daemon import environment
+from chatd.store.migrations import Migration, SchemaFault, read_migrations
+from tests.daemon import environment, open_daemon
+from tests.servers import open_redis, shared_postgres, shared_redis
 from tests.shell import contents
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from chatd.config import Config
+
+NEWEST = read_migrations("sqlite")[-1].version
 
 
 @pytest.fixture
@@ -82,7 +87,8 @@ async def test_short_password_changes_nothing(config: Config) -> None:
 
 
 async def test_schema_goes_to_a_version_that_there_is(config: Config) -> None:
-    assert await migrate_schema(config, "status", to=None) == "0001 initial: waits"
+    status = await migrate_schema(config, "status", to=None)
+    assert status.splitlines()[0] == "0001 initial: waits"
     with pytest.RaisesGroup(pytest.RaisesExc(SchemaFault, match="no migration 9999"), flatten_subgroups=True):
         await migrate_schema(config, "up", to=9999)
     assert await migrate_schema(config, "up", to=1) == "up 0001 initial"
@@ -106,11 +112,85 @@ async def test_check_tells_what_there_is_and_makes_nothing(config: Config) -> No
     assert fresh.count("will be made at first start") == 2
     assert not config.server.data_path.exists()
     await add(config, "ada")
-    assert "schema 0001, opened in" in await check(config)
+    assert f"schema {NEWEST:04d}, opened in" in await check(config)
 
 
 async def test_check_beside_an_open_database_changes_nothing(config: Config) -> None:
     async with open_chat(config):
         before = contents(config.server.data_path)
-        assert "schema 0001, opened in" in await check(config)
+        assert f"schema {NEWEST:04d}, opened in" in await check(config)
         assert contents(config.server.data_path) == before
+
+
+# On PostgreSQL and Redis
+
+
+@pytest.fixture
+def distributed(tmp_path: Path) -> dict[str, str]:
+    """Options of a node on a new database, which nobody has migrated."""
+    postgres = shared_postgres()
+    url = postgres.url(postgres.new_database())
+    return {"DATABASE_URL": url, "BUS_URL": shared_redis().url, "BUS_PREFIX": tmp_path.name, "AUTH_SECRET": "s" * 32}
+
+
+def node(tmp_path: Path, options: dict[str, str]) -> Config:
+    return load_config(None, environment(tmp_path / "data", **options))
+
+
+async def test_check_tells_versions_and_latencies_of_both_servers(tmp_path: Path, distributed: dict[str, str]) -> None:
+    config = node(tmp_path, distributed)
+    told = await check(config)
+    assert re.search(
+        r"^database: PostgreSQL \d+\.\d+.*, schema 0000, \d+ migrations wait, answered in [\d.]+ ms$",
+        told,
+        re.MULTILINE,
+    )
+    assert re.search(r"^bus: Redis \d+\.\d+\.\d+, answered in [\d.]+ ms$", told, re.MULTILINE)
+    await migrate_schema(config, "up", to=None)
+    assert f"schema {NEWEST:04d}, answered in" in await check(config)
+
+
+async def test_check_names_the_rights_that_a_user_of_the_database_lacks(
+    tmp_path: Path, distributed: dict[str, str]
+) -> None:
+    await migrate_schema(node(tmp_path, distributed), "up", to=None)
+    postgres, name, role = shared_postgres(), distributed["DATABASE_URL"].split("/")[3].split("?")[0], f"r{new_id()}"
+    postgres.sql(
+        f'CREATE ROLE "{role}" LOGIN; GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO "{role}"', name
+    )
+    url = postgres.url(name).replace("postgres@", f"{role}@")
+    with pytest.RaisesGroup(pytest.RaisesExc(StartFault), flatten_subgroups=True) as caught:
+        await check(node(tmp_path, {**distributed, "DATABASE_URL": url}))
+    [fault] = flattened(caught.value)
+    assert "create tables in the schema" in str(fault)
+    assert "delete in the table messages" in str(fault)
+    assert "insert" not in str(fault)
+
+
+async def test_check_names_the_rights_that_a_user_of_redis_lacks(tmp_path: Path, distributed: dict[str, str]) -> None:
+    with open_redis(options=["--user", "limited", "on", "nopass", "~*", "&*", "+@all", "-publish"]) as redis:
+        url = f"unix://limited:x@{redis.path}"
+        with pytest.RaisesGroup(pytest.RaisesExc(StartFault, match="PUBLISH"), flatten_subgroups=True):
+            await check(node(tmp_path, {**distributed, "BUS_URL": url}))
+
+
+async def test_disabling_and_a_new_password_close_live_connections_where_a_bus_is_shared(
+    tmp_path: Path, distributed: dict[str, str]
+) -> None:
+    options = {**distributed, "DATABASE_MIGRATE": "true"}
+    async with open_daemon(tmp_path / "daemon", **options) as daemon:
+        ada, bob = await daemon.register("ada"), await daemon.register("bob")
+        async with daemon.connect(ada) as one, daemon.connect(bob) as other:
+            assert "are closed" in await set_password(node(tmp_path, options), "ada", "new horse 1")
+            assert (await one.wait_closed())[0] == 4506
+            assert "are closed" in await disable_user(node(tmp_path, options), "bob")
+            assert (await other.wait_closed())[0] == 4504
+
+
+def flattened(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    """The exceptions of a group and of the groups within it."""
+    return [
+        inner
+        for error in group.exceptions
+        for inner in (flattened(error) if isinstance(error, BaseExceptionGroup) else [error])
+    ]

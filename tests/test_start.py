@@ -139,7 +139,7 @@ NOWHERE = {"DATABASE_URL": "postgresql://chatd@127.0.0.1:9/chatd", "AUTH_SECRET"
 def test_database_that_cannot_be_reached_is_named(shell: Shell, command: list[str]) -> None:
     sentence = shell.refusal(*command, **NOWHERE)
     assert "database" in sentence
-    assert "127.0.0.1:9" in sentence
+    assert "127.0.0.1" in sentence
 
 
 @pytest.mark.parametrize("command", [["serve"], ["check"], ["user", "list"]], ids=" ".join)
@@ -148,8 +148,8 @@ def test_bus_that_cannot_be_reached_is_named(shell: Shell, command: list[str]) -
     url = postgres.url(postgres.new_database())
     options = {"DATABASE_URL": url, "BUS_URL": "redis://127.0.0.1:9", "AUTH_SECRET": "s" * 32}
     sentence = shell.refusal(*command, **options)
-    assert "bus" in sentence
-    assert "127.0.0.1:9" in sentence
+    assert "Redis" in sentence
+    assert "127.0.0.1" in sentence
 
 
 @pytest.mark.parametrize("command", [["serve"], ["check"]], ids=" ".join)

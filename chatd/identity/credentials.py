@@ -30,23 +30,28 @@ class SigningSecrets:
     previous: Secret | None = None
 
 
-def signing_secrets(auth: AuthOptions, data_path: Path, *, may_make: bool = True) -> SigningSecrets:
+def signing_secrets(auth: AuthOptions, data_path: Path) -> SigningSecrets:
     """Return the secrets to run with, making `<data_path>/secret` (0600) if none is given and none is there yet.
 
     Makes the data folder too. Several processes that start at once get the same secret; one that dies on the way
-    leaves no half secret behind. `may_make` is off for nodes that share a database: each would make its own, and not
-    know the tokens of the others. Raises `ConfigError`.
+    leaves no half secret behind. Raises `ConfigError`.
     """
     found = find_signing_secrets(auth, data_path)
-    if found is None and not may_make:
-        raise ConfigError(
-            "[auth] secret: nodes that share a database sign with the same secret: give it in auth.secret or "
-            "auth.secret_file, 32 bytes or more, like those of `openssl rand -base64 48`"
-        )
     if found is None:
         _make_secret(data_path)
         found = find_signing_secrets(auth, data_path)
         assert found is not None
+    return found
+
+
+def check_signing_secrets(auth: AuthOptions, data_path: Path, *, is_shared: bool) -> SigningSecrets | None:
+    """As `find_signing_secrets`; nodes that share a database have to be given one, for none knows what others make."""
+    found = find_signing_secrets(auth, data_path)
+    if found is None and is_shared:
+        raise ConfigError(
+            "[auth] secret: nodes that share a database sign with the same secret: give it in auth.secret or "
+            "auth.secret_file, 32 bytes or more, like those of `openssl rand -base64 48`"
+        )
     return found
 
 
