@@ -196,12 +196,10 @@ async def _keep_up(chat: Chat, facts: Facts) -> None:
 async def _prove_database(chat: Chat, facts: Facts) -> None:
     """Write and read the database."""
     try:
-        now = str(chat.clock())
-        await facts.put("proof", now)
-        if await facts.get("proof") != now:
-            chat.health.fail("database", "It does not give back what was written.")
-        else:
+        if await facts.prove("proof", str(chat.clock())):
             chat.health.prove("database")
+        else:
+            chat.health.fail("database", "It does not give back what was written.")
     except Refusal as refusal:
         chat.health.fail("database", refusal.detail)
 

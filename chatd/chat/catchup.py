@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal
 
-from chatd.bus.room import blocks, frame_of
+from chatd.bus.room import BLOCK_BYTES, frame_of
 from chatd.chat.session import CatchUp
 from chatd.errors import CloseCode, Refusal, Unavailable
 from chatd.protocol import CaughtUp, Resync
 from chatd.store.messages import NO_SEQ
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from chatd.bus.port import Event
     from chatd.bus.room import ActiveRoom
     from chatd.chat.context import Chat
     from chatd.chat.session import Session
@@ -65,12 +68,26 @@ async def _page_through(chat: Chat, session: Session, room_id: str, mine: CatchU
             missed = [event for event in stored if event.seq <= room.position]
             if not missed:
                 raise Unavailable("The history of this room has a hole; reconnect and try again.")
-        for block in blocks([frame_of(event) for event in missed]):
+        for block, last_seq in _blocks(missed):
             await session.line.wait_for_space()
             if not may_go_on():
                 return False
             session.put(block)
-        mine.position = missed[-1].seq
+            mine.position = last_seq
+
+
+def _blocks(events: Sequence[Event]) -> Iterator[tuple[bytes, int]]:
+    """The frames of events that follow each other, joined into blocks, each with the seq of its last one."""
+    gathered: list[bytes] = []
+    size = 0
+    for event in events:
+        frame = frame_of(event)
+        if gathered and size + len(frame) > BLOCK_BYTES:
+            yield b"".join(gathered), event.seq - 1
+            gathered, size = [], 0
+        gathered.append(frame)
+        size += len(frame)
+    yield b"".join(gathered), events[-1].seq
 
 
 async def read_stay(chat: Chat, session: Session, room_id: str) -> ActiveRoom | None:
@@ -91,17 +108,16 @@ async def read_stay(chat: Chat, session: Session, room_id: str) -> ActiveRoom | 
         if session.changes != changes:
             continue
         if row is None or row.role is None:
-            session.rooms.pop(room_id, None)
+            chat.sessions.stop(session, room_id)
             return None
         session.enter(room_id, row.role, row.last_seq)
     return None
 
 
 async def follow(chat: Chat, session: Session, room_id: str) -> None:
-    """Let a session hear a room if its user is a member after all, from behind where `session.following` says.
+    """Let a device hear a room that its user joined on another one, from behind where `session.following` says.
 
-    A device whose user joined on another one, or one that was told of a leaving. Raises `Unavailable`; where the
-    store could not be asked, it may be called again.
+    Raises `Unavailable`; where the store could not be asked, it may be called again.
     """
     while chat.sessions.has(session) and room_id in session.following and room_id not in session.rooms:
         changes = session.changes
@@ -116,7 +132,7 @@ async def follow(chat: Chat, session: Session, room_id: str) -> None:
             if not chat.hub.is_heard_by(session, room_id):
                 # What it was sent in its last stay comes before what it is sent now.
                 chat.hub.send_backlog(room_id)
-                await catch_up(chat, session, room_id, after)
+                await catch_up(chat, session, room_id, max(after, session.heard.get(room_id, 0)))
         return
     session.following.pop(room_id, None)
 

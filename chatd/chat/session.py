@@ -66,8 +66,9 @@ class Session:
     """A connection's user, rooms and budget. Before it has authenticated `user_id` is empty."""
 
     __slots__ = (
-        "address", "catching_up", "changes", "connection_id", "expires_at_ms", "following", "has_arrived", "joining",
-        "line", "outbox", "pending", "put", "requests_full_at", "rooms", "session_ids", "user_id", "username",
+        "address", "catching_up", "changes", "connection_id", "expires_at_ms", "following", "has_arrived", "heard",
+        "joining", "leaving", "line", "outbox", "pending", "put", "requests_full_at", "rooms", "session_ids",
+        "user_id", "username",
     )  # fmt: skip
 
     def __init__(self, connection_id: str, address: str, line: Line) -> None:
@@ -89,6 +90,10 @@ class Session:
         self.joining: dict[str, int] = {}
         #: Rooms of which the store is asked whether the user is a member, with the seq to go on behind.
         self.following: dict[str, int] = {}
+        #: Rooms that the user has left, of which the session still hears what came before that.
+        self.leaving: set[str] = set()
+        #: The seq up to which the session had heard each room when it stopped to: it is not to hear anything twice.
+        self.heard: dict[str, int] = {}
         #: Counts what changed in the user's memberships, so that a stale read of them is found out.
         self.changes = 0
         #: Messages that wait for their commit.
@@ -106,6 +111,7 @@ class Session:
         """Note a membership as of a seq; what is known from later on stays."""
         known = self.rooms.get(room_id)
         self.rooms[room_id] = Membership(role, seq) if known is None else Membership(role, max(seq, known.seq))
+        self.leaving.discard(room_id)
         self.changes += 1
 
     def hang_up(self) -> None:

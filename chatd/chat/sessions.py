@@ -2,8 +2,8 @@
 
 A notice says that something happened to a user somewhere: a session was revoked, a room was joined or left. The
 connections concerned are ended, or start or stop to hear a room, on every node alike. Notices and the rooms' events
-come in any order, late, twice or never. Of memberships the one with the newest seq counts; whatever has no seq, and
-whatever may have been missed, is asked of the store.
+come in any order, late or twice: what is known of a membership is what has the newest seq, and who stops to hear a
+room does so behind the event of the leaving. What has no seq, and what may have been missed, is asked of the store.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Sessions:
         sessions.remove(session)
         if not sessions:
             del self._by_user[session.user_id]
-        self._hub.unlisten(session, session.rooms)
+        self._hub.unlisten(session, (*session.rooms, *session.leaving))
         # Whoever is about to let it hear a room finds that there is nobody.
         session.rooms = {}
         session.changes += 1
@@ -108,7 +108,7 @@ class Sessions:
                 self.look_again(session)
 
     def let_follow(self, session: Session, room_id: str, after: int) -> None:
-        """Have the store asked whether a session hears a room; if so, it goes on behind the seq `after`."""
+        """Have the store asked whether a session is to hear a room, from behind the seq `after`."""
         if room_id not in session.following:
             session.following[room_id] = after
             self._follow(session, room_id)
@@ -146,31 +146,28 @@ class Sessions:
         if room is not None and room.position < seq and session in room.listeners:
             # It may do nothing more in the room; what it hears up to its leaving is still its own.
             session.rooms.pop(room_id, None)
+            session.leaving.add(room_id)
             self._hub.expect(room_id, seq)
-        elif is_delivered:
-            self.stop(session, room_id, heard=seq)
+        elif is_delivered and self._hub.is_heard_by(session, room_id):
+            self._hub.unlisten(session, [room_id])
+            self._note_stop(session, room_id, seq)
         else:
             self.stop(session, room_id)
 
-    def stop(self, session: Session, room_id: str, *, heard: int | None = None) -> None:
-        """End at once what a session hears of a room, then ask the store whether it is a member after all.
-
-        `heard`: it has been sent everything up to this seq, else to the position of the room.
-        """
-        session.changes += 1
-        catching_up = session.catching_up.get(room_id)
+    def stop(self, session: Session, room_id: str) -> None:
+        """End at once what a session hears of a room; harmless where it hears nothing."""
         room = self._hub.room(room_id)
-        was_member = session.rooms.pop(room_id, None) is not None
         if room is not None and session in room.listeners:
-            if heard is None:
-                heard = room.position
-                self._hub.pause(session, room_id)
-            else:
-                self._hub.unlisten(session, [room_id])
-        elif catching_up is not None:
-            heard = catching_up.position
-        elif not was_member:
-            return
+            self._hub.pause(session, room_id)
+            self._note_stop(session, room_id, room.position)
+        elif (catching_up := session.catching_up.get(room_id)) is not None:
+            self._note_stop(session, room_id, catching_up.position)
         else:
-            heard = room.position if room is not None else 0
-        self.let_follow(session, room_id, heard)
+            self._note_stop(session, room_id, 0)
+
+    def _note_stop(self, session: Session, room_id: str, heard: int) -> None:
+        session.changes += 1
+        session.rooms.pop(room_id, None)
+        session.leaving.discard(room_id)
+        if heard:
+            session.heard[room_id] = max(heard, session.heard.get(room_id, 0))
