@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import partial
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -119,7 +120,10 @@ async def test_check_beside_an_open_database_changes_nothing(config: Config) -> 
     async with open_chat(config):
         before = contents(config.server.data_path)
         assert f"schema {NEWEST:04d}, opened in" in await check(config)
-        assert contents(config.server.data_path) == before
+        after = contents(config.server.data_path)
+        # The daemon itself goes on proving that it can write, which shows in the log and its index.
+        assert after.keys() == before.keys()
+        assert after["chatd.db"] == before["chatd.db"]
 
 
 # On PostgreSQL and Redis
@@ -140,12 +144,10 @@ def node(tmp_path: Path, options: dict[str, str]) -> Config:
 async def test_check_tells_versions_and_latencies_of_both_servers(tmp_path: Path, distributed: dict[str, str]) -> None:
     config = node(tmp_path, distributed)
     told = await check(config)
-    assert re.search(
-        r"^database: PostgreSQL \d+\.\d+.*, schema 0000, \d+ migrations wait, answered in [\d.]+ ms$",
-        told,
-        re.MULTILINE,
-    )
-    assert re.search(r"^bus: Redis \d+\.\d+\.\d+, answered in [\d.]+ ms$", told, re.MULTILINE)
+    [database, bus] = [line for line in told.splitlines() if line.startswith(("database: ", "bus: "))]
+    answered = r"answered in [\d.]+ ms"
+    assert re.fullmatch(rf"database: PostgreSQL \d+\.\d+.*, schema 0000, \d+ migrations wait, {answered}", database)
+    assert re.fullmatch(rf"bus: Redis \d+\.\d+\.\d+, {answered}", bus)
     await migrate_schema(config, "up", to=None)
     assert f"schema {NEWEST:04d}, answered in" in await check(config)
 
@@ -154,10 +156,9 @@ async def test_check_names_the_rights_that_a_user_of_the_database_lacks(
     tmp_path: Path, distributed: dict[str, str]
 ) -> None:
     await migrate_schema(node(tmp_path, distributed), "up", to=None)
-    postgres, name, role = shared_postgres(), distributed["DATABASE_URL"].split("/")[3].split("?")[0], f"r{new_id()}"
-    postgres.sql(
-        f'CREATE ROLE "{role}" LOGIN; GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO "{role}"', name
-    )
+    postgres, name, role = shared_postgres(), urlsplit(distributed["DATABASE_URL"]).path[1:], f"r{new_id()}"
+    rights = f'GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO "{role}"'
+    postgres.sql(f'CREATE ROLE "{role}" LOGIN; {rights}', name)
     url = postgres.url(name).replace("postgres@", f"{role}@")
     with pytest.RaisesGroup(pytest.RaisesExc(StartFault), flatten_subgroups=True) as caught:
         await check(node(tmp_path, {**distributed, "DATABASE_URL": url}))
@@ -170,7 +171,7 @@ async def test_check_names_the_rights_that_a_user_of_the_database_lacks(
 async def test_check_names_the_rights_that_a_user_of_redis_lacks(tmp_path: Path, distributed: dict[str, str]) -> None:
     with open_redis(options=["--user", "limited", "on", "nopass", "~*", "&*", "+@all", "-publish"]) as redis:
         url = f"unix://limited:x@{redis.path}"
-        with pytest.RaisesGroup(pytest.RaisesExc(StartFault, match="PUBLISH"), flatten_subgroups=True):
+        with pytest.raises(StartFault, match="PUBLISH"):
             await check(node(tmp_path, {**distributed, "BUS_URL": url}))
 
 
