@@ -33,6 +33,7 @@ class _Client(
     frozen=True,
     kw_only=True,
     forbid_unknown_fields=True,
+    omit_defaults=True,
     rename="camel",
     tag_field="type",
     tag=wire_name,

@@ -85,7 +85,7 @@ __all__ = [
     "RemoveReaction", "RequestId", "Resume", "Resync", "RoomChange", "RoomHistory", "RoomUpdated", "SendDm",
     "SendMessage", "Seq", "ServerMessage", "ServerReply", "ServerShutdown", "Signal", "TypingStart", "TypingStop",
     "Unknown", "UnpinMessage", "UnreadDms", "UpdateStatus", "UserJoined", "UserLeft", "UserOffline", "UserOnline",
-    "UserStatus", "UserStoppedTyping", "UserTyping", "decode_server", "encode", "message_in",
+    "UserStatus", "UserStoppedTyping", "UserTyping", "decode_server", "encode", "message_in", "with_id",
 ]  # fmt: skip
 
 # fmt: off
@@ -114,6 +114,12 @@ ServerMessage: TypeAlias = ServerReply | RoomChange | Signal
 CLIENT_TYPES: Final = tuple(sorted(wire_name(cls.__name__) for cls in get_args(ClientMessage)))
 #: JSON bytes of a server message.
 encode: Final = encode_json
+
+
+def with_id(message: ClientMessage, request_id: str) -> ClientMessage:
+    """The same message, whose one reply will carry this `id`."""
+    return msgspec.structs.replace(message, id=request_id)
+
 
 _MESSAGE_STARTS: Final = (b'{"type":"new_message","message":', b'{"type":"new_dm","message":')
 
