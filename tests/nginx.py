@@ -65,8 +65,13 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def open_nginx(nodes: Sequence[Daemon], *, is_tls: bool = False) -> AsyncIterator[Nginx]:
-    """nginx in front of three daemons; `is_tls` with the lines for TLS and a certificate of its own for localhost."""
+async def open_nginx(
+    nodes: Sequence[Daemon], *, is_tls: bool = False, stderr: int | None = None
+) -> AsyncIterator[Nginx]:
+    """nginx in front of three daemons; `is_tls` with the lines for TLS and a certificate of its own for localhost.
+
+    It complains of nodes that are killed to `stderr` (a descriptor), or where the tests do.
+    """
     port, tls_port = free_port(), free_port()
     with tempfile.TemporaryDirectory(prefix="chatd-nginx-") as name:
         folder = Path(name)
@@ -74,7 +79,12 @@ async def open_nginx(nodes: Sequence[Daemon], *, is_tls: bool = False) -> AsyncI
         command = [nginx_program(), "-p", name, "-c", str(folder / "nginx.conf")]
         with (folder / "access.log").open("ab") as output:
             process = await trio.lowlevel.open_process(
-                command, stdout=output, user=NOBODY, group=NOGROUP, extra_groups=None if NOBODY is None else []
+                command,
+                stdout=output,
+                stderr=stderr,
+                user=NOBODY,
+                group=NOGROUP,
+                extra_groups=None if NOBODY is None else [],
             )
         try:
             await _wait_listening(process, port)

@@ -208,5 +208,8 @@ def test_a_report_tells_of_each_fault_and_when_service_was_back() -> None:
     assert "2 times drop: service back within 0.25 s" in told
     assert "BROKEN: room r has holes at [1]" in told
     assert "seed 42" in told.splitlines()[-1]
-    assert report.late() == ["node-kill at 12.0 s: service was back 11.0 s after it was over"]
+    assert report.late(10) == [
+        "drop at 30.0 s: service did not come back",
+        "node-kill at 12.0 s: service was back 11.0 s after it was over",
+    ]
     assert "Every promise was kept." in str(Report(42, 30, 60))

@@ -16,6 +16,7 @@ import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 #: How many clients share a user with the one before them.
 SHARED_ONE_IN: Final = 5
 ROOMS_OF_CLIENT: Final = (2, 4)
-#: Seconds within which all are to be connected, and have everything acknowledged and heard at the end.
+#: Seconds within which all are to have connected, and have everything acknowledged and heard at the end.
 ARRIVE_S: Final = 30.0
 SETTLE_S: Final = 30.0
 #: Seconds within which service has to be back.
@@ -70,12 +71,17 @@ class Report:
         times = self.judgement.heard_at.values()
         return max((last_s - first_s for first_s, last_s in times if since_s <= first_s < until_s), default=0.0)
 
-    def late(self) -> list[str]:
-        """Faults after which service was not back in time."""
-        return [
+    def late(self, back_within_s: float) -> list[str]:
+        """Faults after which service was not back in time, or not at all."""
+        never = [
+            f"{wound.kind} at {wound.began_s:.1f} s: service did not come back"
+            for wound in self.wounds
+            if wound.recovered_s is None
+        ]
+        return never + [
             f"{wound.kind} at {wound.began_s:.1f} s: service was back {wound.recovered_s:.1f} s after it was over"
             for wound in self.wounds
-            if wound.recovered_s is not None and wound.recovered_s > BACK_WITHIN_S
+            if wound.recovered_s is not None and wound.recovered_s > back_within_s
         ]
 
     def __str__(self) -> str:
@@ -101,7 +107,7 @@ class Report:
         if not self.wounds:
             return [f"latest delivery {self.latest_s(0, float('inf')):.2f} s after the first"]
         lines = ["   at s  fault          over after  service back  latest delivery"]
-        ends = [*(wound.began_s for wound in self.wounds[1:]), float("inf")]
+        ends = [*(wound.began_s for wound in self.wounds[1:]), inf]
         for wound, until_s in zip(self.wounds, ends, strict=True):
             back = "never" if wound.recovered_s is None else f"{wound.recovered_s:.2f} s"
             latest_s = self.latest_s(wound.began_s - 0.5, until_s)
@@ -187,6 +193,9 @@ class Torture:
     def are_all_live(self) -> bool:
         return all(client.live for client in self.clients)
 
+    def have_all_arrived(self) -> bool:
+        return all(client.epoch for client in self.clients)
+
     def is_all_acknowledged(self) -> bool:
         return self.are_all_live() and not any(client.pending for client in self.clients)
 
@@ -202,7 +211,7 @@ class Torture:
 
     async def suffer(self, nemesis: Nemesis, kinds: Sequence[str], seconds: float) -> None:
         """Every kind of fault once, in random order, and again until the time is over."""
-        await self.wait_until(self.are_all_live, within_s=ARRIVE_S)
+        await self.wait_until(self.have_all_arrived, within_s=ARRIVE_S)
         until_s = self.seconds() + seconds
         waiting: list[str] = []
         is_first_round = True
@@ -237,9 +246,6 @@ class Torture:
             report.faults += node.faults
         report.faults += check_database(found, report.judgement.promises.values())
         report.faults += report.judgement.faults
-        for wound in report.wounds:
-            if wound.recovered_s is None:
-                report.faults.append(f"{wound.kind} at {wound.began_s:.1f} s: service did not come back")
         unanswered = sum(len(client.pending) for client in clients)
         if unanswered:
             report.faults.append(f"{unanswered} messages were never acknowledged although all nodes live")
@@ -258,8 +264,11 @@ async def torture(
     nodes: int = 3,
     rate: float = 100,
     has_nginx: bool = True,
+    back_within_s: float = inf,
 ) -> Report:
-    """Torture a cluster under a load of `rate` messages a second; diaries and logs are left in the folder."""
+    """Torture a cluster under a load of `rate` messages a second; if there are faults, diaries and logs are left in the
+    folder.
+    """
     async with open_cluster(folder, nodes, has_nginx=has_nginx) as cluster:
         run = Torture(cluster, Report(seed, clients, seconds), random.Random(seed))
         probe = await run.settle_people(rooms, rate)
@@ -271,6 +280,7 @@ async def torture(
             await run.settle()
             nursery.cancel_scope.cancel()
         run.judge(await trio.to_thread.run_sync(read_postgres, cluster.postgres, cluster.database))
+    run.report.faults += run.report.late(back_within_s)
     if run.report.faults:
         write_diaries(folder / "diaries", [client.diary for client in run.clients])
         for node in cluster.nodes:
@@ -298,10 +308,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = trio.run(
         partial(
             torture, folder, seconds=args.seconds, clients=args.clients, rooms=args.rooms, kinds=kinds, seed=args.seed,
-            nodes=args.nodes, rate=args.rate, has_nginx=not args.no_nginx,
+            nodes=args.nodes, rate=args.rate, has_nginx=not args.no_nginx, back_within_s=BACK_WITHIN_S,
         )
     )  # fmt: skip
-    report.faults += report.late()
     sys.stdout.write(f"{report}\n")
     if report.faults:
         sys.stdout.write(f"Diaries and logs are in {folder}\n")

@@ -54,6 +54,9 @@ class Nemesis:
         wound.detail = await FAULTS[kind](self) or ""
         wound.over_s = self.seconds()
         wound.recovered_s = await self.probe.wait_served(within_s=GIVE_UP_S)
+        if self.probe.missing:
+            tries = ", ".join(f"{count} tries without {what}" for what, count in self.probe.missing.items())
+            wound.detail = "; ".join(part for part in (wound.detail, tries) if part)
         await trio.sleep(PAUSE_S)
         return wound
 

@@ -108,6 +108,7 @@ class Cluster:
 @asynccontextmanager
 async def open_cluster(folder: Path, count: int, *, has_nginx: bool = True, **options: str) -> AsyncIterator[Cluster]:
     """So many nodes, all of them listening; they start together on an empty database."""
+    folder.mkdir(parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
         postgres = stack.enter_context(open_postgres())
         redis = stack.enter_context(open_redis())
@@ -132,6 +133,8 @@ async def open_cluster(folder: Path, count: int, *, has_nginx: bool = True, **op
             await node.wait_up()
         cluster = Cluster(postgres, database, redis, proxy, nodes)
         if has_nginx:
-            cluster.port = (await stack.enter_async_context(open_nginx([node.daemon for node in nodes]))).websocket_port
+            log = stack.enter_context((folder / "nginx.log").open("wb"))
+            nginx = await stack.enter_async_context(open_nginx([node.daemon for node in nodes], stderr=log.fileno()))
+            cluster.port = nginx.websocket_port
         yield cluster
         nursery.cancel_scope.cancel()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -11,8 +12,6 @@ import trio
 from tests.torture.connection import open_connection
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from tests.daemon import SignedIn
     from tests.torture.connection import Connection
     from tests.torture.nodes import Cluster, Node
@@ -30,22 +29,41 @@ class Probe:
     user: SignedIn
     room_id: str
     count: int = 0
+    #: What was missing in tries that failed, by its first word: `readyz`, `authenticated` or `delivery`, and the node.
+    missing: Counter[str] = field(default_factory=Counter)
 
     async def is_served(self) -> bool:
         """One try, with all nodes that live."""
         nodes = [node for node in self.cluster.nodes if node.is_up]
+        missing = ""
         with trio.move_on_after(TRY_S):
             for node in nodes:
+                missing = f"readyz of {node.name}"
                 if not await self._is_ready(node):
+                    self.missing[missing] += 1
                     return False
             async with AsyncExitStack() as stack:
-                connections = [await self._connect(stack, node) for node in nodes]
-                return await self._converse([found for found in connections if found is not None], len(nodes))
+                connections = []
+                for node in nodes:
+                    missing = f"authenticated from {node.name}"
+                    if (connection := await self._connect(stack, node)) is None:
+                        self.missing[missing] += 1
+                        return False
+                    connections.append(connection)
+                keys = {await self._send(connection) for connection in connections}
+                for node, connection in zip(nodes, connections, strict=True):
+                    missing = f"delivery by {node.name}"
+                    if not await self._hear(connection, keys):
+                        self.missing[missing] += 1
+                        return False
+                return True
+        self.missing[f"{missing} in time"] += 1
         return False
 
     async def wait_served(self, *, within_s: float) -> float | None:
         """The seconds after which a try succeeded; None if none did."""
         began = trio.current_time()
+        self.missing.clear()
         with trio.move_on_after(within_s):
             while not await self.is_served():  # noqa: ASYNC110 - nobody in this process knows when it is
                 await trio.sleep(PAUSE_S)
@@ -80,13 +98,6 @@ class Probe:
             kinds = {message["type"] for message in await connection.receive()}
             return connection if "authenticated" in kinds else None
         return None
-
-    async def _converse(self, connections: Sequence[Connection], wanted: int) -> bool:
-        """Each sends a message, each is to hear all of them."""
-        if len(connections) < wanted:
-            return False
-        keys = {await self._send(connection) for connection in connections}
-        return all([await self._hear(connection, keys) for connection in connections])
 
     async def _send(self, connection: Connection) -> str:
         self.count += 1

@@ -122,7 +122,7 @@ class _StayJudge:
     def blame(self, sentence: str) -> None:
         self.judgement.faults.append(f"{self.diary.name}, connection {self.number}, {self.at_s:.2f} s: {sentence}")
 
-    def judge(self, lines: Sequence[Line], must_hear: set[str]) -> None:
+    def judge(self, lines: Sequence[Line], must_hear: dict[str, int]) -> None:
         for at_s, _, what, message in lines:
             self.at_s = at_s
             if what == "sent":
@@ -146,7 +146,7 @@ class _StayJudge:
         elif message["type"] == "join_room" and "afterSeq" in message:
             self.rooms[message["roomId"]] = _Hearing(message["afterSeq"], is_replaying=True)
 
-    def _judge_told(self, message: dict[str, Any], must_hear: set[str]) -> None:
+    def _judge_told(self, message: dict[str, Any], must_hear: dict[str, int]) -> None:
         kind = message["type"]
         if kind in {"new_message", "user_joined", "user_left"}:
             self._judge_event(message, must_hear)
@@ -163,7 +163,7 @@ class _StayJudge:
         elif kind == "ok":
             asked = self.asked.get(message["id"], {})
             if asked.get("type") == "leave_room":
-                must_hear.discard(asked["roomId"])
+                must_hear.pop(asked["roomId"], None)
                 if asked["roomId"] in self.rooms:
                     self.left_at[asked["roomId"]] = self.at_s
         elif kind not in KNOWN:
@@ -171,7 +171,7 @@ class _StayJudge:
 
     # -- events -----------------------------------------------------------------------------------------------------
 
-    def _judge_event(self, event: dict[str, Any], must_hear: set[str]) -> None:
+    def _judge_event(self, event: dict[str, Any], must_hear: dict[str, int]) -> None:
         where = event["message"] if event["type"] == "new_message" else event
         room_id, seq = where["roomId"], where["seq"]
         is_own = event.get("userId") == self.diary.user_id
@@ -198,7 +198,7 @@ class _StayJudge:
         if is_own and event["type"] == "user_left":
             del self.rooms[room_id]
             self.left_at.pop(room_id, None)
-            must_hear.discard(room_id)
+            must_hear.pop(room_id, None)
 
     def _note_time(self, room_id: str, seq: int) -> None:
         first_s, _ = self.judgement.heard_at.get((room_id, seq), (self.at_s, self.at_s))
@@ -206,28 +206,28 @@ class _StayJudge:
 
     # -- answers ----------------------------------------------------------------------------------------------------
 
-    def _judge_arrival(self, message: Mapping[str, Any], must_hear: set[str]) -> None:
+    def _judge_arrival(self, message: Mapping[str, Any], must_hear: dict[str, int]) -> None:
         self.is_authenticated = True
         listed = {room["roomId"]: room["lastSeq"] for room in message["rooms"]}
         self.judgement.resumes += bool(self.claimed)
         self.rooms = {room_id: _Hearing(seq) for room_id, seq in listed.items()}
         self.rooms |= {room_id: _Hearing(seq, is_replaying=True) for room_id, seq in self.claimed.items()}
-        for room_id in must_hear:
-            time = self.truth.memberships.get((room_id, self.diary.user_id), [Membership(0, 0)])[-1]
-            if time.end is None and room_id not in listed:
+        for room_id, seq in must_hear.items():
+            time = self.truth.membership(room_id, self.diary.user_id, seq)
+            if time is not None and time.end is None and room_id not in listed:
                 self.blame(f"is a member of room {room_id}, which it is not told when it authenticates")
         for room_id, seq in listed.items():
             if seq > self.truth.last_seqs.get(room_id, -1):
                 self.blame(f"is told seq {seq} of room {room_id}, which never came so far")
 
-    def _judge_history(self, message: Mapping[str, Any], must_hear: set[str]) -> None:
+    def _judge_history(self, message: Mapping[str, Any], must_hear: dict[str, int]) -> None:
         room_id, seq = message["roomId"], message["seq"]
         for kept in kept_of_history(message["messages"]):
             if self.truth.messages.get((room_id, kept.seq)) != kept:
                 self.blame(f"is given {kept} as history, which is not what is stored")
         if self.asked.get(message.get("id", ""), {}).get("type") != "join_room":
             return
-        must_hear.add(room_id)
+        must_hear[room_id] = seq
         hearing = self.rooms.get(room_id)
         if hearing is None:
             self.rooms[room_id] = _Hearing(seq)
@@ -308,8 +308,8 @@ def judge_diaries(found: Found, diaries: Collection[Diary], *, is_settled: bool)
     truth, judgement = Truth(found), Judgement()
     devices = Counter(diary.user_id for diary in diaries)
     for diary in diaries:
-        # Rooms that this client has been told it is in.
-        must_hear: set[str] = set()
+        # Rooms that this client has been told it is in, each with a seq of that time.
+        must_hear: dict[str, int] = {}
         judge = None
         for number, lines in diary.stays().items():
             is_shared = devices[diary.user_id] > 1
