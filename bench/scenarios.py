@@ -104,11 +104,11 @@ SCENARIOS = (
     ),
     Scenario(
         "steady-nodes",
-        "5 000 connections, 1 000 messages/s, rooms of 10, on PostgreSQL and Redis",
+        "5 000 connections, 1 000 messages/s, rooms of 10, over nodes",
         "steady",
         connections=5000,
         room_size=10,
-        servers=(ONE_NODE, TWO_NODES),
+        servers=(CHATD, ONE_NODE, TWO_NODES),
     ),
     Scenario(
         "fanout-1000",
