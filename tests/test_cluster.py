@@ -203,7 +203,7 @@ def test_a_report_tells_of_each_fault_and_when_service_was_back() -> None:
     report = Report(42, 30, 60, judgement=judgement, wounds=wounds, faults=["room r has holes at [1]"])
     told = str(report)
     assert "1 acknowledged" in told
-    assert "    3.0  drop                1.0 s        0.25 s           0.50 s  room r" in told
+    assert "    3.0  drop                1.0 s        0.25 s           0.50 s   0.00 s  room r" in told
     assert "never" in told
     assert "2 times drop: service back within 0.25 s" in told
     assert "BROKEN: room r has holes at [1]" in told

@@ -41,6 +41,8 @@ ROOMS_OF_CLIENT: Final = (2, 4)
 #: Seconds within which all are to have connected, and have everything acknowledged and heard at the end.
 ARRIVE_S: Final = 30.0
 SETTLE_S: Final = 30.0
+#: Seconds between two looks at how late this process is.
+LAG_EVERY_S: Final = 0.1
 #: Seconds within which service has to be back.
 BACK_WITHIN_S: Final = 10.0
 
@@ -58,6 +60,8 @@ class Report:
     resent: int = 0
     stored: int = 0
     changes: int = 0
+    #: When this process itself was late, and by how much: what it measured then says little of the cluster.
+    lags: list[tuple[float, float]] = field(default_factory=list)
     #: Lines of the nodes' logs that warn, by event.
     warnings: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
@@ -70,6 +74,10 @@ class Report:
         """How long after its first hearer an event of this time had its last one, but for those who replayed it."""
         times = self.judgement.heard_at.values()
         return max((last_s - first_s for first_s, last_s in times if since_s <= first_s < until_s), default=0.0)
+
+    def lag_s(self, since_s: float, until_s: float) -> float:
+        """By how much this process was late at most in this time."""
+        return max((lag_s for at_s, lag_s in self.lags if since_s <= at_s < until_s), default=0.0)
 
     def late(self, back_within_s: float) -> list[str]:
         """Faults after which service was not back in time, or not at all."""
@@ -106,14 +114,14 @@ class Report:
     def _table(self) -> list[str]:
         if not self.wounds:
             return [f"latest delivery {self.latest_s(0, float('inf')):.2f} s after the first"]
-        lines = ["   at s  fault          over after  service back  latest delivery"]
+        lines = ["   at s  fault          over after  service back  latest delivery  own lag"]
         ends = [*(wound.began_s for wound in self.wounds[1:]), inf]
         for wound, until_s in zip(self.wounds, ends, strict=True):
             back = "never" if wound.recovered_s is None else f"{wound.recovered_s:.2f} s"
             latest_s = self.latest_s(wound.began_s - 0.5, until_s)
             lines.append(
                 f"{wound.began_s:7.1f}  {wound.kind:13}  {wound.over_s - wound.began_s:8.1f} s  {back:>12}"
-                f"  {latest_s:13.2f} s  {wound.detail}"
+                f"  {latest_s:13.2f} s  {self.lag_s(wound.began_s, until_s):5.2f} s  {wound.detail}"
             )
         for kind, count in Counter(wound.kind for wound in self.wounds).items():
             backs = [wound.recovered_s for wound in self.wounds if wound.kind == kind and wound.recovered_s is not None]
@@ -222,6 +230,14 @@ class Torture:
             is_first_round = is_first_round and bool(waiting)
         await trio.sleep(until_s - self.seconds() if until_s > self.seconds() else 0)
 
+    async def watch_lag(self) -> None:
+        """Note when this process does not come to its turn: the machine has too much to do then."""
+        while True:
+            due_s = self.seconds() + LAG_EVERY_S
+            await trio.sleep(LAG_EVERY_S)
+            if (lag_s := self.seconds() - due_s) > LAG_EVERY_S:
+                self.report.lags.append((due_s, lag_s))
+
     async def settle(self) -> None:
         """Send nothing new; wait until all is acknowledged and heard, or long enough."""
         for client in self.clients:
@@ -274,6 +290,7 @@ async def torture(
         probe = await run.settle_people(rooms, rate)
         nemesis = Nemesis(cluster, probe, random.Random(seed), run.seconds)
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(run.watch_lag)
             for client in run.clients:
                 nursery.start_soon(client.run)
             await run.suffer(nemesis, kinds, seconds)
@@ -305,6 +322,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown := set(kinds) - FAULTS.keys():
         parser.error(f"no such fault: {', '.join(sorted(unknown))}")
     folder = args.folder or Path(tempfile.mkdtemp(prefix="chatd-torture-"))
+    folder.mkdir(parents=True, exist_ok=True)
     report = trio.run(
         partial(
             torture, folder, seconds=args.seconds, clients=args.clients, rooms=args.rooms, kinds=kinds, seed=args.seed,

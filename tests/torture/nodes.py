@@ -108,7 +108,6 @@ class Cluster:
 @asynccontextmanager
 async def open_cluster(folder: Path, count: int, *, has_nginx: bool = True, **options: str) -> AsyncIterator[Cluster]:
     """So many nodes, all of them listening; they start together on an empty database."""
-    folder.mkdir(parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
         postgres = stack.enter_context(open_postgres())
         redis = stack.enter_context(open_redis())
