@@ -291,7 +291,7 @@ async def start_process(data_dir: Path, *, limits: bool = False, **options: str)
         daemon = Process(0, 0, data_dir, process, [])
         nursery.start_soon(_read_log, daemon)
         try:
-            listening = await daemon.wait_for_log("listening")
+            listening = await daemon.wait_for_log("listening", within_s=30)
             daemon.websocket_port, daemon.http_port = listening["websocket"], listening["http"]
             yield daemon
         finally:
