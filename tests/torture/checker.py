@@ -92,6 +92,12 @@ def read_postgres(server: Postgres, database: str) -> Found:
     )
 
 
+def read_last_seqs(server: Postgres, database: str) -> dict[str, int]:
+    """How far each room has come in a PostgreSQL."""
+    lines = server.sql("SELECT json_build_array(id, last_seq) FROM rooms", database).splitlines()
+    return dict(map(json.loads, lines))
+
+
 def _found(tables: dict[str, list[list[Any]]]) -> Found:
     counts: dict[str, list[int]] = defaultdict(list)
     messages = sorted(tables["messages"], key=lambda row: (row[1], row[2]))

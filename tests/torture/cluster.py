@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from tests.torture.checker import Found, check_database, read_postgres
+from tests.torture.checker import Found, check_database, read_last_seqs, read_postgres
 from tests.torture.client import Habits, TortureClient
 from tests.torture.diary import write_diaries
 from tests.torture.nemesis import FAULTS, Nemesis, Wound
@@ -31,7 +31,7 @@ from tests.torture.probe import Probe
 from tests.torture.stays import Judgement, judge_diaries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from tests.daemon import SignedIn
 
@@ -41,7 +41,8 @@ ROOMS_OF_CLIENT: Final = (2, 4)
 #: Seconds within which all are to have connected, and have everything acknowledged and heard at the end.
 ARRIVE_S: Final = 30.0
 SETTLE_S: Final = 30.0
-#: Seconds between two looks at how late this process is.
+#: Seconds between two looks at how far the database is, and at how late this process is.
+LOOK_S: Final = 0.5
 LAG_EVERY_S: Final = 0.1
 #: Seconds within which service has to be back.
 BACK_WITHIN_S: Final = 10.0
@@ -207,15 +208,15 @@ class Torture:
     def is_all_acknowledged(self) -> bool:
         return self.are_all_live() and not any(client.pending for client in self.clients)
 
-    def is_all_heard(self) -> bool:
-        """All who hear a room are at the same position there."""
-        positions: dict[str, set[int]] = {}
-        for client in self.clients:
-            if (stay := client.live) is None or stay.replaying:
-                return False
-            for room_id, seq in stay.positions.items():
-                positions.setdefault(room_id, set()).add(seq)
-        return all(len(found) == 1 for found in positions.values())
+    def is_all_heard(self, last_seqs: Mapping[str, int]) -> bool:
+        """All are connected, and where the database is in every room that they hear."""
+        stays = [client.live for client in self.clients]
+        return all(
+            stay is not None
+            and not stay.replaying
+            and all(last_seqs[room_id] == seq for room_id, seq in stay.positions.items())
+            for stay in stays
+        )
 
     async def suffer(self, nemesis: Nemesis, kinds: Sequence[str], seconds: float) -> None:
         """Every kind of fault once, in random order, and again until the time is over."""
@@ -240,10 +241,15 @@ class Torture:
 
     async def settle(self) -> None:
         """Send nothing new; wait until all is acknowledged and heard, or long enough."""
+        database = self.cluster.database
         for client in self.clients:
             client.is_sending = False
         await self.wait_until(self.is_all_acknowledged, within_s=SETTLE_S)
-        await self.wait_until(self.is_all_heard, within_s=SETTLE_S)
+        with trio.move_on_after(SETTLE_S):
+            last_seqs = await trio.to_thread.run_sync(read_last_seqs, self.cluster.postgres, database)
+            while not self.is_all_heard(last_seqs):
+                await trio.sleep(LOOK_S)
+                last_seqs = await trio.to_thread.run_sync(read_last_seqs, self.cluster.postgres, database)
 
     def judge(self, found: Found) -> None:
         """Fill the report."""
