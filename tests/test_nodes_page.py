@@ -47,7 +47,7 @@ async def start_as_written(folder: Path, database: str) -> AsyncIterator[tuple[D
     path = os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])
     environment = {"PATH": path, "CHATD_BUS_PREFIX": database, **QUICK, **NO_LIMITS, **defaults}
     shell = await trio.lowlevel.open_process(
-        ["bash", "-euo", "pipefail", "-c", f"{script}\nwait %1 && wait %2"],
+        ["bash", "-euo", "pipefail", "-c", f"{script}\nfor daemon in $(jobs -p); do wait $daemon; done"],
         env=environment, cwd=folder, start_new_session=True,
     )  # fmt: skip
     try:
@@ -103,7 +103,8 @@ def test_options_of_the_page_are_options() -> None:
     ("said", "configured"),
     [
         (r"left alone for (\d+) s after two failures", r"max_fails=2 fail_timeout=(\d+)s"),
-        (r"silent for (\d+) s in both directions", r"proxy_read_timeout (60)s"),
+        (r"silent for (\d+) s in both directions", r"proxy_read_timeout (\d+)s;\n\s+proxy_send_timeout \1s;"),
+        (r"a GET takes (\d+) s", r"location /api/ {[^}]*proxy_read_timeout (\d+)s;"),
         (r"Uploads may have (\d+) MiB", r"client_max_body_size (\d+)m;"),
         (r"leaves WebSockets alone for (an hour)", r"worker_shutdown_timeout (1h);"),
         (r"holds ([\d ]+) connections a worker", r"worker_connections (\d+);"),
