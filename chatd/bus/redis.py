@@ -28,7 +28,7 @@ from chatd.bus.outgoing import MAX_WAITING_BYTES, Call, Outgoing, Publication
 from chatd.bus.payload import Malformed, decode_word, encode_event, encode_signal, encode_word
 from chatd.bus.scripts import TAKE
 from chatd.bus.subscriptions import Subscriptions
-from chatd.bus.trial import trial_commands
+from chatd.bus.trial import trial_of
 from chatd.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -263,10 +263,11 @@ class RedisBus:
         """Try all that will be needed, make the scripts known, and take away what another life has left."""
         word = self._notices.word_before_unsent(has_lost=self._has_lost)
         self._devices.write_all_again()
-        greeting = ("PUBLISH", self._notices_channel, encode_word(word))
-        for reply in await link.exchange([*trial_commands(self._prefix, self._node), greeting]):
+        trial = trial_of(self._prefix, self._node)
+        trial["publishing notices"] = ("PUBLISH", self._notices_channel, encode_word(word))
+        for purpose, reply in zip(trial, await link.exchange([*trial.values()]), strict=True):
             if type(reply) is Refused:
-                raise LinkLost(f"Redis refuses what the bus needs: {reply.detail}.")
+                raise LinkLost(f"Redis refuses what the bus needs for {purpose}: {reply.detail}.")
         self._has_lost = False
 
     async def _hear_all(self, link: Link) -> None:

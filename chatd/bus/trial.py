@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from chatd.asyncio_loop import run_asyncio
 from chatd.bus.link import LinkLost, Refused, open_link
 from chatd.bus.outgoing import Call
+from chatd.bus.payload import Word, encode_word
 from chatd.bus.scripts import BEAT, SUM_COUNTS, TAKE, WRITE_COUNTS
 from chatd.errors import Unavailable
 from chatd.ids import new_id
@@ -31,17 +32,25 @@ class RedisState(NamedTuple):
     missing_rights: tuple[str, ...]
 
 
-def trial_commands(prefix: str, node: str) -> list[Arguments]:
-    """One of each that the bus needs to send, the scripts in full, so that Redis knows them from then on."""
-    nodes, own = f"{prefix}:nodes", f"{prefix}:node:{node}"
-    return [
-        Call(TAKE, [f"{prefix}:rate:{node}"], [1, 1, 0]).in_full(),
-        Call(WRITE_COUNTS, [own], [1000, "trial", 1, "trial", 0]).in_full(),
-        Call(SUM_COUNTS, [nodes], [node, f"{prefix}:node:", "trial"]).in_full(),
-        Call(BEAT, [nodes, own], [node, 1000]).in_full(),
-        ("DEL", own),
-        ("ZREM", nodes, node),
-    ]
+def trial_of(prefix: str, node: str) -> dict[str, Arguments]:
+    """One of each command that the bus needs, by what it is for, to be exchanged at once.
+
+    The scripts are in full, so that Redis knows them from then on. Nobody else uses the room, so that nothing is heard
+    of it between the replies.
+    """
+    nodes, own, room = f"{prefix}:nodes", f"{prefix}:node:{node}", f"{prefix}:room:trial:{node}"
+    return {
+        "limits": Call(TAKE, [f"{prefix}:rate:{node}"], [1, 1, 0]).in_full(),
+        "writing devices": Call(WRITE_COUNTS, [own], [1000, "trial", 1, "trial", 0]).in_full(),
+        "counting devices": Call(SUM_COUNTS, [nodes], [node, f"{prefix}:node:", "trial"]).in_full(),
+        "signs of life": Call(BEAT, [nodes, own], [node, 1000]).in_full(),
+        "taking devices away": ("DEL", own),
+        "taking the node away": ("ZREM", nodes, node),
+        "publishing notices": ("PUBLISH", f"{prefix}:notices", encode_word(Word(node, 0))),
+        "publishing events": ("PUBLISH", room, b""),
+        "hearing events": ("SUBSCRIBE", room),
+        "hearing them no more": ("UNSUBSCRIBE", room),
+    }
 
 
 async def try_redis(url: str, *, prefix: str, timeout_s: float) -> RedisState:
@@ -60,27 +69,18 @@ async def _try(url: str, *, prefix: str, timeout_s: float) -> RedisState:
             began = loop.time()
             await link.exchange([("PING",)])
             took_s.append(loop.time() - began)
-        room, node = f"{prefix}:room:trial", f"trial:{new_id()}"
-        names = ("limits", "writing devices", "counting devices", "beats", "DEL", "ZREM", "PUBLISH", "PUBLISH to rooms")
-        commands = [
-            *trial_commands(prefix, node),
-            # nonsense, which nodes pass over in silence
-            ("PUBLISH", f"{prefix}:trial", b""),
-            ("PUBLISH", room, b""),
-        ]
-        refused = [
-            (name, reply)
-            for name, reply in zip(names, await link.exchange(commands), strict=True)
+        trial = trial_of(prefix, f"trial:{new_id()}")
+        refused = {
+            name: reply.detail
+            for name, reply in zip(trial, await link.exchange([*trial.values()]), strict=True)
             if type(reply) is Refused
-        ]
+        }
         (info,) = await link.exchange([("INFO", "server")])
-        # The last: a connection that has subscribed can do nothing else.
-        for name, channel in (("SUBSCRIBE", f"{prefix}:notices"), ("SUBSCRIBE to rooms", room)):
-            (reply,) = await link.exchange([("SUBSCRIBE", channel)])
-            if type(reply) is Refused:
-                refused.append((name, reply))
-    missing = tuple(f"{name}: {reply.detail}" for name, reply in refused)
-    return RedisState(_version(info), min(took_s) * 1000, missing)
+        # The last: a connection that hears can do nothing else.
+        (reply,) = await link.exchange([("SUBSCRIBE", f"{prefix}:notices")])
+        if type(reply) is Refused:
+            refused["hearing notices"] = reply.detail
+    return RedisState(_version(info), min(took_s) * 1000, tuple(f"{name}: {why}" for name, why in refused.items()))
 
 
 def _version(info: object) -> str:
