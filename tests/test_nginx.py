@@ -176,22 +176,19 @@ async def test_nodes_hear_the_address_that_nginx_saw_and_no_other(tmp_path: Path
                 assert answer.split(" ")[1] == expected
 
 
-@pytest.mark.parametrize(
-    "path", ["/readyz", "/metrics", "//readyz", "/./metrics", "/api/../readyz", "/%6detrics", "/metrics?x", "/readyz/"]
-)
-async def test_what_a_node_says_of_itself_is_not_for_the_world(shut: Nginx, path: str) -> None:
-    answer = await shut.http("GET", path)
-    assert answer.status == 404 or (answer.status == 400 and b"This port speaks WebSocket" in answer.body)
-    assert answer.status == 404 or path not in {"/readyz", "/metrics"}
-    assert b"database" not in answer.body
-    assert b"chat_active" not in answer.body
-
-
 @pytest.fixture
 async def shut(tmp_path: Path) -> AsyncIterator[Nginx]:
     """nginx with three nodes that are embedded, each on its own."""
     async with open_each(tmp_path, {}) as nodes, open_nginx(nodes) as nginx:
         yield nginx
+
+
+async def test_what_a_node_says_of_itself_is_not_for_the_world(shut: Nginx) -> None:
+    for path in ("/readyz", "/metrics", "//readyz", "/./metrics", "/api/../readyz", "/%6detrics", "/metrics?x"):
+        assert (await shut.http("GET", path)).status == 404, path
+    for path in ("/readyz/", "/metrics/x"):
+        answer = await shut.http("GET", path)
+        assert (answer.status, answer.body[:26]) == (400, b"This port speaks WebSocket")
 
 
 async def test_other_paths_and_protocols_get_an_answer(shut: Nginx) -> None:
