@@ -158,7 +158,7 @@ class Journal:
                 with trio.move_on_after(BESIDE_AFTER_S):
                     await self._given_back.wait()
             entries = self._take()
-            if not self._ready and not self._closing:
+            if not self._ready and not self._closing and self._arrived.is_set():
                 self._arrived = trio.Event()
             if entries:
                 await self._commit(entries)
