@@ -185,7 +185,8 @@ class Core:
         return self.requests.add(request_id, with_id(message, request_id), settle)
 
     def _new_id(self) -> str:
-        return f"q{next(self._ids)}"
+        """An id that no request under way has; those of messages are their user's choice."""
+        return next(found for number in self._ids if (found := f"q{number}") not in self.requests)
 
     def take(self, now: float, *, may_catch_up: bool) -> list[str]:
         """What to send now. With `may_catch_up` what was missed is asked for, since there is space for it."""
@@ -297,13 +298,17 @@ class Core:
 
     def _hear_history(self, history: RoomHistory) -> None:
         request = self.requests.get(history.id)
-        if request is not None and isinstance(request.message, JoinRoom) and history.room_id not in self.positions:
-            self.positions[history.room_id] = history.seq
+        if request is not None and isinstance(request.message, JoinRoom):
+            position = self.positions.setdefault(history.room_id, history.seq)
+            if position < history.seq:
+                # It was heard before, and something has gone by: the membership had ended meanwhile, say.
+                self.behind.add(history.room_id)
         self._settle(history)
 
     def _hear_caught_up(self, message: CaughtUp) -> None:
         self.resuming.discard(message.room_id)
-        if self.positions.get(message.room_id, message.seq) < message.seq:
+        # Missing is a room whose replay told of one's leaving, and which was joined again since.
+        if self.positions.setdefault(message.room_id, message.seq) < message.seq:
             self.behind.add(message.room_id)
         else:
             self.behind.discard(message.room_id)
@@ -355,7 +360,11 @@ class Core:
     def checkpoint(self, waiting: Iterable[RoomEvent]) -> Checkpoint:
         """Where the user is, who has not taken these events yet."""
         rooms = dict(self.positions)
+        stale = set()
         for event in waiting:
             room_id, seq = place_of(event)
-            rooms[room_id] = NOWHERE if isinstance(event, Resync) else min(seq - 1, rooms.get(room_id, seq - 1))
-        return Checkpoint(self.epoch, rooms)
+            rooms[room_id] = min(seq - 1, rooms.get(room_id, seq - 1))
+            if isinstance(event, Resync):
+                stale.add(room_id)
+        # who has not been told that a room cannot be replayed is told again
+        return Checkpoint(self.epoch, rooms | dict.fromkeys(stale, NOWHERE))
