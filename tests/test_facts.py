@@ -18,6 +18,19 @@ async def test_a_fact_is_what_was_said_first(store: Store) -> None:
     assert await store.facts.get("lobby") is None
 
 
+async def test_a_fact_that_is_proven_is_kept_whoever_else_proves_it_at_once(store: Store) -> None:
+    proven = []
+
+    async def prove(value: str) -> None:
+        proven.append(await store.facts.prove("proof", value))
+
+    async with trio.open_nursery() as nursery:
+        for value in "abcdef":
+            nursery.start_soon(prove, value)
+    assert proven == [True] * 6
+    assert await store.facts.get("proof") in set("abcdef")
+
+
 async def test_two_who_say_it_at_once_get_the_same(store: Store) -> None:
     heard = []
 

@@ -305,6 +305,20 @@ async def test_somebody_who_cannot_be_told_keeps_nobody_else_from_being_told(sto
     assert [event.seq for event in written.published] == [1, 2]
 
 
+async def test_text_that_a_database_cannot_hold_is_refused_alone(store: Store) -> None:
+    ada, room_id = await open_room(store)
+    async with store.open_journal() as written:
+        append(written, "before", post(ada, room_id, "before"))
+        append(written, "NUL", post(ada, room_id, "a\x00b"))
+        append(written, "behind", post(ada, room_id, "behind"))
+        await written.wait_settled("behind")
+    if store.database.dialect == "postgres":
+        assert getattr(written.outcomes["NUL"], "code", None) == "bad_message"
+    assert [row[1] for row in await store.database.rows(SEQS, {"room_id": room_id}) if "\x00" not in row[1]] == [
+        "before", "behind",
+    ]  # fmt: skip
+
+
 async def test_an_entry_with_a_defect_is_refused_alone_and_the_journal_goes_on(store: Store) -> None:
     ada, room_id = await open_room(store)
     async with store.open_journal() as written:
