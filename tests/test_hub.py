@@ -16,11 +16,12 @@ import trio.testing
 from chatd.bus.hub import Hub, HubOptions, open_hub
 from chatd.bus.local import LocalBus
 from chatd.bus.port import Notice
-from chatd.bus.repairs import REORDER_S
+from chatd.bus.repairs import CHECK_PAUSE_S, FILLERS, OUT_CHECK_S, PAGE_EVENTS, POSITIONS_AT_ONCE, REORDER_S
 from chatd.bus.room import frame_of
 from chatd.errors import Unavailable
 from tests.histories import ListedHistory
 from tests.listeners import Listener
+from tests.scripted import open_node
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -389,3 +390,158 @@ async def test_a_backlog_that_grows_too_large_is_served_at_once(autojump_clock: 
         assert not crowd[-1].received
         scene.bus.publish(events[2:])
         assert [sum(map(len, listener.received)) // 400_000 for listener in crowd] == [3] * 5
+
+
+# Many nodes: a bus that is lost, slow, late
+
+
+async def test_losses_are_looked_for_soon_and_together(autojump_clock: object) -> None:
+    async with open_scene(SMALL, "a", "b") as scene:
+        in_a, in_b = await scene.listen("a"), await scene.listen("b")
+        scene.commit("a", lost=True)
+        scene.commit("b", lost=True)
+        scene.history.asked.clear()
+        for _ in range(100):
+            scene.hub.hear_loss()
+        await trio.sleep(CHECK_PAUSE_S)
+        assert (in_a.seqs, in_b.seqs) == ([1], [1])
+        assert [asked for asked in scene.history.asked if asked[0] == "last_seqs"] == [("last_seqs", "a", "b")]
+        for _ in range(10):
+            scene.hub.hear_loss()
+            await trio.sleep(CHECK_PAUSE_S / 5)
+        checks = [asked for asked in scene.history.asked if asked[0] == "last_seqs"]
+        assert len(checks) <= 4
+
+
+async def test_return_of_the_bus_compares_positions_and_tells_whoever_asked(autojump_clock: object) -> None:
+    async with open_scene() as scene:
+        listener = await scene.listen("room")
+        told: list[str] = []
+        scene.hub.on_return = lambda: told.append("back")
+        scene.commit("room", lost=True)
+        scene.hub.hear_return()
+        await trio.sleep(CHECK_PAUSE_S)
+        assert (listener.seqs, told) == ([1], ["back"])
+
+
+async def test_positions_are_compared_every_second_while_the_bus_is_out(autojump_clock: object) -> None:
+    async with open_scene(SMALL) as scene:
+        listener = await scene.listen("room")
+        scene.bus.is_out = True
+        for count in range(1, 4):
+            scene.commit("room", lost=True)
+            await trio.sleep(OUT_CHECK_S + 2 * CHECK_PAUSE_S)
+            assert len(listener.seqs) == count
+
+
+async def test_loss_while_a_room_is_opened_is_looked_for_in_that_room_too(autojump_clock: object) -> None:
+    async with open_scene() as scene:
+        scene.history.gate = trio.Event()
+        heard: list[Listener] = []
+
+        async def come() -> None:
+            heard.append(await scene.listen("room"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(come)
+            await trio.testing.wait_all_tasks_blocked()
+            scene.commit("room", lost=True)
+            scene.hub.hear_return()
+            await trio.sleep(0.5)
+            scene.history.gate.set()
+        await trio.sleep(2 * CHECK_PAUSE_S)
+        assert heard[0].seqs == [1]
+
+
+async def test_positions_of_very_many_rooms_are_compared_in_batches(autojump_clock: object) -> None:
+    rooms = [f"room {number}" for number in range(POSITIONS_AT_ONCE + 1)]
+    async with open_scene(SMALL, *rooms) as scene:
+        await scene.hub.activate(rooms)
+        scene.history.asked.clear()
+        scene.hub.hear_loss()
+        await trio.sleep(0.1)
+        assert [len(asked) - 1 for asked in scene.history.asked] == [POSITIONS_AT_ONCE, 1]
+
+
+async def test_several_rooms_are_mended_at_once_and_each_of_them_in_order(autojump_clock: object) -> None:
+    rooms = [f"room {number}" for number in range(3 * FILLERS)]
+    async with open_scene(SMALL, *rooms) as scene:
+        listeners = [await scene.listen(room_id) for room_id in rooms]
+        for room_id in rooms:
+            for _ in range(PAGE_EVENTS + 10):
+                scene.commit(room_id, lost=True)
+            scene.commit(room_id)
+        scene.history.asked.clear()
+        scene.history.gate = trio.Event()
+        await trio.sleep(1)
+        assert sorted(asked[1] for asked in scene.history.asked) == rooms[:FILLERS]
+        scene.history.gate.set()
+        await trio.sleep(1)
+        for listener in listeners:
+            assert listener.seqs == list(range(1, PAGE_EVENTS + 12))
+
+
+async def test_event_that_is_only_overtaken_is_not_fetched(autojump_clock: object) -> None:
+    async with open_scene() as scene:
+        listener = await scene.listen("room")
+        late, early = scene.commit("room", lost=True), scene.commit("room", lost=True)
+        scene.bus.publish([early])
+        await trio.sleep(REORDER_S / 2)
+        scene.bus.publish([late])
+        await trio.sleep(1)
+        assert listener.seqs == [1, 2]
+        assert scene.hub.repairs == 0
+
+
+async def test_who_needs_a_room_to_be_somewhere_waits_until_it_is(autojump_clock: object) -> None:
+    async with open_scene(SMALL, "a", "b") as scene:
+        await scene.listen("a")
+        scene.commit("a", lost=True)
+        scene.commit("b")
+        await scene.hub.reach({"a": 1, "b": 1})
+        assert scene.hub.room("a").position == scene.hub.room("b").position == 1  # type: ignore[union-attr]  # both active
+        # An event that comes by itself is not waited for longer than it takes.
+        event = scene.commit("a", lost=True)
+        reads = scene.hub.repairs
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(scene.hub.reach, {"a": 2})
+            await trio.testing.wait_all_tasks_blocked()
+            scene.bus.publish([event])
+        assert scene.hub.repairs == reads
+        await scene.hub.reach({"unknown": 5})
+
+
+async def test_claimed_position_is_reached_as_far_as_the_store_has_come(autojump_clock: object) -> None:
+    async with open_scene() as scene:
+        await scene.listen("room")
+        scene.commit("room", lost=True)
+        await scene.hub.try_to_reach("room", 1_000_000)
+        room = scene.hub.room("room")
+        assert room is not None
+        assert room.position == 1
+
+
+async def test_who_waits_for_a_room_gives_up_when_the_store_stays_out(autojump_clock: object) -> None:
+    async with open_scene() as scene:
+        await scene.listen("room")
+        scene.commit("room", lost=True)
+        scene.history.is_out = True
+        with pytest.raises(Unavailable):
+            await scene.hub.reach({"room": 1})
+        scene.history.is_out = False
+        await scene.hub.reach({"room": 1})
+
+
+async def test_room_that_is_forgotten_and_wanted_again_stays_subscribed_on_a_slow_bus(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    options = HubOptions(tail_events=5, check_s=5.0, linger_s=10.0)
+    for moment in range(20):
+        async with open_node("room", options=options, subscribing_s=0.5) as node:
+            await node.hub.activate(["room"])
+            # Somewhere around the moment at which it is forgotten, and while that takes effect.
+            await trio.sleep(14.0 + moment * 0.1)
+            await node.hub.activate(["room"])
+            await trio.sleep(1.5)
+            assert node.hub.room("room") is not None
+            assert node.bus.subscribed == {"room"}

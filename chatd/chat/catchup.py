@@ -28,8 +28,9 @@ PAGE_EVENTS: Final = 200
 
 
 async def catch_up(chat: Chat, session: Session, room_id: str, after: int) -> bool:
-    """Send all events behind `after`, a stored seq, and go live; False if the session is no member (any more).
+    """Send all events behind `after` and go live; False if the session is no member (any more).
 
+    `after` is not beyond where the membership is known or this node has come.
     On return with True nothing has run between the last event and going live, so what is put next is in order. A later
     call for the same room takes over from an earlier one, which then returns False. When the store is out the
     connection is ended, for it would hear nothing of the room and not know; it can resume.
@@ -55,8 +56,6 @@ async def _page_through(chat: Chat, session: Session, room_id: str, mine: CatchU
     while True:
         await session.line.wait_for_space()
         room = await read_stay(chat, session, room_id)
-        if room is not None:
-            await chat.hub.reach({room_id: mine.position})
         if room is None or not may_go_on():
             return False
         if chat.hub.listen(session, room_id, after=mine.position, max_bytes=at_once):
