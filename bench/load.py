@@ -80,6 +80,7 @@ def run_load(scenario: Scenario, server: Server, *, clients: Path, cores: machin
                         load.marks[name] = sample(server, cores)
                     case ["progress", phase, done, total, *totals]:
                         on_progress(phase, float(done), float(total))
+                        machine.share_niceness(database_pids(server))
                         load.timeline.append(point(phase, sample(server, cores), load.marks["start"], totals))
                     case _:
                         said.append(line.strip())
@@ -109,12 +110,11 @@ def point(phase: str, now: Sample, start: Sample, totals: list[str]) -> dict[str
 
 
 def sample(server: Server, cores: machine.Cores) -> Sample:
-    database = machine.with_children(server.database_pid) if server.database_pid else []
     bus = [server.bus_pid] if server.bus_pid else []
     return Sample(
         at_s=monotonic(),
         server_cpu_s=machine.cpu_s(server.pids),
-        database_cpu_s=machine.cpu_s(database),
+        database_cpu_s=machine.cpu_s(database_pids(server)),
         bus_cpu_s=machine.cpu_s(bus),
         harness_cpu_s=process_time(),
         server_core_s=machine.busy_s(cores.server),
@@ -122,3 +122,7 @@ def sample(server: Server, cores: machine.Cores) -> Sample:
         memory_bytes=sum(map(machine.memory_bytes, server.pids)),
         statements=server.count_statements() if server.count_statements else None,
     )
+
+
+def database_pids(server: Server) -> list[int]:
+    return machine.with_children(server.database_pid) if server.database_pid else []

@@ -2,6 +2,7 @@
 the report.
 """
 
+import contextlib
 import os
 import platform
 import shutil
@@ -59,6 +60,16 @@ def with_children(pid: int) -> list[int]:
     except (FileNotFoundError, ProcessLookupError):
         children = []
     return [pid, *map(int, children)]
+
+
+def share_niceness(pids: Iterable[int]) -> None:
+    """Gives these processes' sessions this process's niceness, where the kernel shares cores between sessions first
+    (sched(7), autogroup). A session begins without one, and each process of PostgreSQL's has a session of its own.
+    """
+    niceness = os.getpriority(os.PRIO_PROCESS, 0)
+    for pid in pids if niceness else ():
+        with contextlib.suppress(OSError):  # it has ended, or there are no such groups
+            Path(f"/proc/{pid}/autogroup").write_text(str(niceness))
 
 
 def memory_bytes(pid: int) -> int:
