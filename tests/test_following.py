@@ -154,3 +154,80 @@ async def test_a_device_that_reads_nothing_holds_up_no_one_elses_following(
                     assert (await first.ask(type="join_room", roomId=public))["type"] == "room_history"
                     joined = await receive(second, "user_joined")
                     assert joined["username"] == "quick"
+
+
+# A node that is behind: other nodes have told what it has not heard yet
+
+
+async def fall_behind(door: StoppedDoor, room_id: str, client: RawClient, count: int) -> None:
+    """Have so many messages stored of which this node does not hear."""
+    await door.chat.bus.unsubscribe([room_id])
+    for number in range(count):
+        await say(client, room_id, f"unheard {number}")
+
+
+@pytest.mark.parametrize("how", ["resume", "join"])
+async def test_position_beyond_that_of_this_node_is_reached_from_the_store(
+    tmp_path: Path, mock_clock: MockClock, how: str
+) -> None:
+    async with open_door(tmp_path, mock_clock, MESSAGES_TAIL="2") as door:
+        user_id, _, token = await door.sign_up()
+        room_id = await make_room(door, user_id)
+        async with door.connect(token) as (client, connection):
+            await say(client, room_id, "heard")
+            await fall_behind(door, room_id, client, 4)
+            mock_clock.rate = 1
+            # Another node has told up to 4.
+            if how == "resume":
+                await resume(door.chat, connection.session, Resume(epoch=door.chat.epoch, rooms={room_id: 4}))
+            else:
+                await client.send(message(type="join_room", roomId=room_id, afterSeq=4))
+            told = await receive(client, "caught_up")
+            assert told["seq"] == 5
+            await client.send(message(type="join_room", roomId=room_id, afterSeq=6))
+            assert (await receive(client, "resync"))["reason"] == "epoch_changed"
+
+
+async def test_who_arrives_is_told_the_positions_that_the_store_has(tmp_path: Path, mock_clock: MockClock) -> None:
+    """What it has heard on another node is not to come again."""
+    async with open_door(tmp_path, mock_clock) as door:
+        user_id, _, token = await door.sign_up()
+        room_id = await make_room(door, user_id)
+        async with door.connect(token) as (client, _):
+            await say(client, room_id, "heard")
+            await fall_behind(door, room_id, client, 2)
+            mock_clock.rate = 1
+            async with door.connect() as (second, _):
+                told = await second.ask(type="authenticate", token=token)
+                assert [room["lastSeq"] for room in told["rooms"]] == [3]
+
+
+async def test_history_shows_nothing_that_is_still_to_come_live(tmp_path: Path, mock_clock: MockClock) -> None:
+    async with open_door(tmp_path, mock_clock) as door:
+        user_id, _, token = await door.sign_up()
+        room_id = await make_room(door, user_id)
+        async with door.connect(token) as (client, _):
+            await say(client, room_id, "heard")
+            await fall_behind(door, room_id, client, 2)
+            mock_clock.rate = 1
+            await client.send(message(type="get_history", roomId=room_id, afterSeq=1))
+            live = [(await receive(client, "new_message"))["message"]["seq"] for _ in range(2)]
+            page = await receive(client, "room_history")
+            assert (live, page["seq"], [told["seq"] for told in page["messages"]]) == ([2, 3], 3, [2, 3])
+
+
+async def test_who_leaves_hears_its_leaving_before_the_answer_also_where_the_bus_brings_nothing(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with open_door(tmp_path, mock_clock) as door:
+        user_id, _, token = await door.sign_up()
+        room_id = await make_room(door, user_id)
+        async with door.connect(token) as (client, connection):
+            await say(client, room_id, "heard")
+            await fall_behind(door, room_id, client, 1)
+            mock_clock.rate = 1
+            await client.send(message(type="leave_room", roomId=room_id, id="l"))
+            assert (await receive(client, "new_message"))["message"]["seq"] == 2
+            assert (await client.receive_json())["type"] == "user_left"
+            assert (await client.receive_json())["type"] == "ok"
+            assert not door.chat.hub.is_heard_by(connection.session, room_id)
