@@ -30,6 +30,9 @@ from chatd.store.migrations import SchemaFault
 
 log = telemetry.get_logger(__name__)
 
+#: An access token for `chatd chat`; unlike all others of its prefix it is no option of chatd.toml.
+TOKEN_VARIABLE: Final = "CHATD_TOKEN"  # noqa: S105 - the name of one
+
 Run: TypeAlias = Callable[[Config, argparse.Namespace], Awaitable[str]]
 Declare: TypeAlias = Callable[[argparse.ArgumentParser], None]
 
@@ -122,6 +125,23 @@ def _show_progress(done: int, total: int) -> None:
         print(f"\r{done} of {total} pages", end=end, file=sys.stderr, flush=True)
 
 
+async def run_chat(config: Config, args: argparse.Namespace) -> str:
+    from chatd.terminal import ChatFault, chat  # noqa: PLC0415 - the daemon does without the client
+
+    token = args.token or os.environ.get(TOKEN_VARIABLE)
+    if not token:
+        raise UsageError(f"chatd chat needs --token or {TOKEN_VARIABLE}; `chatd token USER` prints one.")
+    url = args.url or f"ws://{config.websocket.host}:{config.websocket.port}/"
+    api_url = args.api or f"http://{config.http.host}:{config.http.port}"
+    if not api_url.startswith(("http://", "https://")):
+        raise UsageError("--api is a URL such as http://127.0.0.1:3000.")
+    try:
+        await chat(url, token, args.room, api_url=api_url.rstrip("/"))
+    except ChatFault as fault:
+        raise StartFault(str(fault)) from None
+    return ""
+
+
 class UsageError(Exception):
     """The command line makes no sense; `str()` says what would."""
 
@@ -157,6 +177,13 @@ def _declare_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE")
 
 
+def _declare_chat(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("room", metavar="ROOM", help="a room's id or name")
+    parser.add_argument("--url", help="where the daemon is (default: as configured, ws://127.0.0.1:3001/)")
+    parser.add_argument("--api", metavar="URL", help="its HTTP side, for rooms by name (default: as configured)")
+    parser.add_argument("--token", help=f"access token (default: ${TOKEN_VARIABLE}, which others do not see)")
+
+
 COMMANDS: Final[dict[str, Command]] = {
     "serve": Command(run_serve, "run the daemon", "chatd serve --config /etc/chatd/chatd.toml"),
     "check": Command(run_check, "read the configuration and try the back ends, changing nothing", "chatd check"),
@@ -171,6 +198,7 @@ COMMANDS: Final[dict[str, Command]] = {
         run_restore, "put a backup in the place of the embedded database", "chatd restore monday.db", _declare_file
     ),
     "token": Command(run_token, "print an access token, ready for wscat or k6", "chatd token ada", _declare_token),
+    "chat": Command(run_chat, "talk in a room, from a terminal or a pipe", "chatd chat lobby", _declare_chat),
 }
 
 
@@ -215,7 +243,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run(args: argparse.Namespace) -> str:
     """What a command prints. What stopped it is raised as itself, however many nurseries it came through."""
     try:
-        config = load_config(args.config, os.environ)
+        variables = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
+        config = load_config(args.config, variables)
         telemetry.configure_logging(config.telemetry.log_level, config.telemetry.log_format, sys.stderr)
         return trio.run(COMMANDS[args.command].run, config, args)
     except BaseExceptionGroup as group:

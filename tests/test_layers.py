@@ -22,7 +22,7 @@ ROOT: Final = Path(__file__).parent.parent
 #: From the top down. A module imports what stands below it, and its own package; `chat` stands for all of chatd/chat/.
 LAYERS: Final = (
     {"__main__"},
-    {"administration", "backups"},
+    {"administration", "backups", "terminal"},
     {"server"},
     {"upkeep"},
     {"backends"},
@@ -74,7 +74,7 @@ DOORS: Final = {
 CLOSED: Final = {"chat": {"trio", "socket"}, "wire": {"trio"}}
 
 #: These start tasks wherever they like; those, only in a function named open_…, whose block the tasks live in.
-STARTERS: Final = {"nursery.py", "listener.py", "server.py", "upkeep.py"}
+STARTERS: Final = {"nursery.py", "listener.py", "server.py", "upkeep.py", "terminal.py"}
 OPENERS: Final = ("store/", "bus/", "loader.py", "client/")
 
 #: These see the whole configuration: who uses it, and who makes it.

@@ -37,7 +37,7 @@ from chatd.records import Message, RoomEntry, decode_message
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from chatd.client.live import Refresh
     from chatd.client.recording import Record
@@ -250,6 +250,7 @@ async def open_client(
     refresh: Refresh | None = None,
     resume: Checkpoint | None = None,
     record: Record | None = None,
+    on_notice: Callable[[Notice], object] | None = None,
     reconnect_s: tuple[float, float] = RECONNECT_S,
     ssl_context: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Client]:
@@ -259,7 +260,8 @@ async def open_client(
     ends, and tried again where it raises OSError or TooSlowError; without it the client is over when its token is.
     `resume` is a `checkpoint` of an earlier client of the same user: streams that are opened before the first `await`
     of the block have all that was missed since. `record` is a file to add to, or a function that takes a line: all
-    that is sent, heard and handed on (docs/client.md). `reconnect_s` bounds the waits between connections.
+    that is sent, heard and handed on (docs/client.md). `on_notice` is called with each notice at once, also with those
+    before the first connection; it must not wait. `reconnect_s` bounds the waits between connections.
 
     Raises a ClientError if the server refuses the client for good, ValueError for a URL that is none. Inside of the
     block an exception passes as it is. At the end of the block the connection is closed, at the latest within a
@@ -271,7 +273,7 @@ async def open_client(
     backoff = Backoff(Bounds(*reconnect_s), random.Random())  # noqa: S311 - spreads load, no secret
     error: BaseException | None = None
     with open_recorder(record) as recorder:
-        live = Live(address, token, refresh, core, backoff, recorder, ssl_context=ssl_context)
+        live = Live(address, token, refresh, core, backoff, recorder, ssl_context=ssl_context, on_notice=on_notice)
         async with trio.open_nursery() as nursery:
             for task in (live.run, live.write, live.beat, live.renew):
                 nursery.start_soon(task)

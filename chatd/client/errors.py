@@ -42,7 +42,7 @@ class Disconnected(ClientError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"The server ended the connection: {self.reason or 'it gave no reason'} ({self.code})."
+        return f"The server ended the connection: {self.reason.rstrip('.') or 'it gave no reason'} ({self.code})."
 
 
 class UpgradeRefused(ClientError):
@@ -54,7 +54,7 @@ class UpgradeRefused(ClientError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"The server refused to speak WebSocket: {self.reason or 'it gave no reason'} (HTTP {self.status})."
+        return f"The server refused to speak WebSocket: {self.reason.rstrip('.') or 'no reason'} (HTTP {self.status})."
 
 
 class ProtocolFault(ClientError):

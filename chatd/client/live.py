@@ -50,6 +50,7 @@ class Live:
     backoff: Backoff
     recorder: Recorder
     ssl_context: ssl.SSLContext | None = None
+    on_notice: Callable[[Notice], object] | None = None
     events: list[Stream[RoomEvent]] = field(default_factory=list)
     notices: list[Stream[Notice]] = field(default_factory=list)
     #: Set when a connection has been authenticated for the first time, or never will be.
@@ -194,6 +195,8 @@ class Live:
             self._tell(told)
 
     def _tell(self, notice: Notice) -> None:
+        if self.on_notice is not None:
+            self.on_notice(notice)
         for stream in self.notices:
             stream.put_or_drop(notice)
 
