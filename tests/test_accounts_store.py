@@ -238,3 +238,32 @@ async def test_spent_tokens_are_forgotten_once_they_would_have_expired_anyway(st
 def test_an_account_keeps_its_password_hash_out_of_its_repr() -> None:
     assert "secret" not in repr(Account("1", "e", "u", None, None, None, "secret", 1, None, None))
     assert "secret" not in repr(NewPassword("secret"))
+
+
+async def test_of_two_who_use_one_refresh_token_at_once_the_second_ends_the_session(store: Store) -> None:
+    ada = await store.add_user("ada")
+    await store.accounts.add_session(session(ada), 1000)
+    found = []
+
+    async def use(name: str) -> None:
+        found.append(await store.accounts.rotate("hash1", session(ada, refresh_hash=name), 2000))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(use, "hash2")
+        nursery.start_soon(use, "hash3")
+    assert sorted(row.revoked_at for row in found if row is not None and row.revoked_at is not None) == [2000]
+    assert len(found) == 2
+    assert (await store.accounts.standings(["s1"]))["s1"].revoked_at == 2000
+
+
+async def test_when_users_were_last_seen_is_noted_by_all_nodes_at_once(store: Store) -> None:
+    users = [await store.add_user(f"user{number}") for number in range(30)]
+    seen = [(user.id, 5000 + number) for number, user in enumerate(users)]
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(store.accounts.saw, dict(seen))
+            nursery.start_soon(store.accounts.saw, {user_id: at - 1000 for user_id, at in reversed(seen)})
+    for user_id, at in seen:
+        account = await store.accounts.by_id(user_id)
+        assert account is not None
+        assert account.last_seen_at == at
