@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
+from chatd.asyncio_loop import open_asyncio_loop
 from chatd.bus.hub import Hub, HubOptions, open_hub
 from chatd.bus.local import LocalBus
 from chatd.bus.proof import open_proof
 from chatd.errors import Unavailable
+from tests.buses import open_node
 from tests.histories import ListedHistory
+from tests.servers import open_redis
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -65,3 +68,24 @@ async def test_two_nodes_proofs_do_not_meet(autojump_clock: object) -> None:
         await first.deliver(within_s=1)
         await second.deliver(within_s=1)
         assert len(hub.heard_rooms()) == 2
+
+
+async def test_over_redis_a_proof_fails_while_it_is_gone_and_holds_again_when_it_is_back() -> None:
+    history = ListedHistory()
+    with open_redis() as server:
+        async with (
+            open_asyncio_loop(),
+            open_node(server.url) as bus,
+            open_hub(bus, HubOptions(), read_last_seqs=history.last_seqs, read_events=history.events_after) as hub,
+        ):
+            proof = await open_proof(bus, hub)
+            await proof.deliver(within_s=10)
+            server.kill()
+            with pytest.raises(Unavailable):
+                await proof.deliver(within_s=0.2)
+            server.start()
+            with trio.fail_after(10):
+                while True:
+                    with suppress(Unavailable):
+                        await proof.deliver(within_s=0.2)
+                        break

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 #: Published bytes that wait at most; more are dropped.
 MAX_WAITING_BYTES: Final = 8 * 1024 * 1024
-#: One exchange takes about so many published bytes and at most so many commands; it has `timeout_s` for them.
+#: One exchange takes about so many published bytes, and at most so many commands that somebody waits for and as many
+#: others, so that neither holds up the other; it has `timeout_s` for them.
 MAX_EXCHANGE_BYTES: Final = 256 * 1024
 MAX_EXCHANGE_COMMANDS: Final = 500
 #: Payloads grow up to this by what is published later.
@@ -185,7 +186,8 @@ class Outgoing:
         while self._urgent and len(batch) < MAX_EXCHANGE_COMMANDS:
             batch.append(self._urgent.popleft())
         size = 0
-        while self._published and size < MAX_EXCHANGE_BYTES and len(batch) < MAX_EXCHANGE_COMMANDS:
+        most = len(batch) + MAX_EXCHANGE_COMMANDS
+        while self._published and size < MAX_EXCHANGE_BYTES and len(batch) < most:
             publication = self._published.popleft()
             size += publication.size
             batch.append(publication)

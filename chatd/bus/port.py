@@ -54,7 +54,9 @@ class Ears(Protocol):
         """Events may have been lost: the positions of rooms have to be compared with the store soon."""
 
     def hear_return(self) -> None:
-        """The bus was away and is back, every subscription with it: events and notices may have been missed."""
+        """Events and notices may have been missed, and every subscription stands: the bus was away and is back, or has
+        found that a notice got lost.
+        """
 
 
 class Bus(Protocol):

@@ -21,12 +21,13 @@ from chatd import telemetry
 from chatd.asyncio_loop import run_asyncio
 from chatd.bus.devices import Devices
 from chatd.bus.hearing import Hearing
-from chatd.bus.link import LinkLost, Refused, first_sentence, open_link
+from chatd.bus.link import LinkLost, Refused, first_sentence, open_link, watch_links
 from chatd.bus.local import Budgets
 from chatd.bus.notices import Notices
 from chatd.bus.outgoing import MAX_WAITING_BYTES, Call, Outgoing, Publication
 from chatd.bus.payload import Malformed, decode_word, encode_event, encode_signal, encode_word
 from chatd.bus.scripts import TAKE
+from chatd.bus.seldom import SeldomLogger
 from chatd.bus.subscriptions import Subscriptions
 from chatd.bus.trial import trial_of
 from chatd.errors import Unavailable
@@ -50,8 +51,6 @@ RETRY_S: Final = (0.05, 1.0)
 MAX_CHANNELS: Final = 500
 #: What was lost at about the same time is told once.
 TELL_LOSS_S: Final = 0.05
-#: Seconds between two log lines about the same nuisance.
-LOG_AGAIN_S: Final = 60.0
 
 
 class RedisBus:
@@ -71,6 +70,7 @@ class RedisBus:
         # What the tasks sleep on.
         self._has_outgoing = asyncio.Event()
         self._has_changes = asyncio.Event()
+        self._has_confirmed = asyncio.Event()
         self._is_doubted = asyncio.Event()
         self._outgoing = Outgoing(
             on_waiting=self._has_outgoing.set, on_loss=self._lose, max_waiting_bytes=max_waiting_bytes
@@ -85,7 +85,7 @@ class RedisBus:
         # Something published was lost: told here soon, and to the others when they can be told.
         self._loss_told_by: asyncio.TimerHandle | None = None
         self._has_lost = False
-        self._logged_at: dict[str, float] = {}
+        self._seldom = SeldomLogger(log)
         self.is_out = True
         #: Set when the first try to connect has ended; the sentence says how it failed.
         self._tried = trio.Event()
@@ -166,7 +166,7 @@ class RedisBus:
             else:
                 self._hearing.payload(room_id, payload)
         except Malformed:
-            self._log_sometimes("bus_heard_nonsense", channel=channel.decode(errors="replace"), size=len(payload))
+            self._seldom.warning("bus_heard_nonsense", channel=channel.decode(errors="replace"), size=len(payload))
 
     def _hear_word(self, word: Word) -> None:
         notices, is_gap = self._notices.hear(word)
@@ -194,13 +194,7 @@ class RedisBus:
 
     def _note_refusal(self, reply: Reply) -> None:
         if type(reply) is Refused:
-            self._log_sometimes("bus_refused", detail=reply.detail)
-
-    def _log_sometimes(self, event: str, **fields: object) -> None:
-        now = self._loop.time()
-        if now >= self._logged_at.get(event, now):
-            self._logged_at[event] = now + LOG_AGAIN_S
-            log.warning(event, **fields)
+            self._seldom.warning("bus_refused", detail=reply.detail)
 
     # -- what is sent beside events -----------------------------------------------------------------------------------
 
@@ -254,7 +248,7 @@ class RedisBus:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._hear_all(hearing))
                 tasks.create_task(self._subscribe_all(hearing))
-                tasks.create_task(self._watch(hearing))
+                tasks.create_task(watch_links(sending, hearing, timeout_s=self._timeout_s, doubted=self._is_doubted))
                 await self._is_back.wait()
                 tasks.create_task(self._beat_all())
                 tasks.create_task(self._send_all(sending))
@@ -277,32 +271,23 @@ class RedisBus:
                     self._hear(channel, payload)
                 case [b"subscribe" | b"unsubscribe", *_]:
                     self._subscriptions.confirm()
+                    self._has_confirmed.set()
                     if not self._is_back.is_set() and self._subscriptions.is_settled:
                         self._come_back()
                 case Refused(detail):
                     raise LinkLost(f"Redis refuses a subscription: {detail}.")
 
     async def _subscribe_all(self, link: Link) -> None:
+        """Tell Redis of changes, a part at a time, so that what waits in the kernel never holds up a ping."""
         while True:
             await self._has_changes.wait()
             if commands := self._subscriptions.take_changes(MAX_CHANNELS):
                 await link.send(commands)
+            while self._subscriptions.is_under_way:
+                self._has_confirmed.clear()
+                await self._has_confirmed.wait()
             if not self._subscriptions.has_changes:
                 self._has_changes.clear()
-
-    async def _watch(self, link: Link) -> None:
-        """Find a server that is silent for `timeout_s`; counted, not clocked, for this node may have been stopped."""
-        silent = 0
-        while silent < 3:
-            link.has_heard = False
-            await link.send([("PING",)])
-            try:
-                async with asyncio.timeout(self._timeout_s / 3):
-                    await self._is_doubted.wait()
-                    raise LinkLost("Redis did not confirm a subscription in time.")
-            except TimeoutError:
-                silent = 0 if link.has_heard else silent + 1
-        raise LinkLost(f"Redis has said nothing for {self._timeout_s:g} s.")
 
     async def _send_all(self, link: Link) -> None:
         while True:
@@ -315,7 +300,7 @@ class RedisBus:
                 self._outgoing.add(self._devices.beat())
                 self._send_word()
             if commands := self._outgoing.take():
-                self._outgoing.settle(await link.exchange(commands))
+                self._outgoing.settle(await link.talk(commands))
             if self._outgoing.has_waiting or self._devices.has_waiting:
                 self._has_outgoing.set()
             elif self._is_closing and self._outgoing.is_empty:

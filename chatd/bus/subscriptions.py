@@ -58,6 +58,11 @@ class Subscriptions:
         return not self._changes and not self._under_way
 
     @property
+    def is_under_way(self) -> bool:
+        """Redis was told something that it has not confirmed."""
+        return bool(self._under_way)
+
+    @property
     def has_changes(self) -> bool:
         return bool(self._changes)
 
