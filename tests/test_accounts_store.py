@@ -242,18 +242,22 @@ def test_an_account_keeps_its_password_hash_out_of_its_repr() -> None:
 
 async def test_of_two_who_use_one_refresh_token_at_once_the_second_ends_the_session(store: Store) -> None:
     ada = await store.add_user("ada")
-    await store.accounts.add_session(session(ada), 1000)
+    names = [f"s{number}" for number in range(20)]
+    for name in names:
+        await store.accounts.add_session(session(ada, name, f"old {name}"), 1000)
     found = []
 
-    async def use(name: str) -> None:
-        found.append(await store.accounts.rotate("hash1", session(ada, refresh_hash=name), 2000))
+    async def use(name: str, new_hash: str) -> None:
+        found.append(await store.accounts.rotate(f"old {name}", session(ada, name, new_hash), 2000))
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(use, "hash2")
-        nursery.start_soon(use, "hash3")
-    assert sorted(row.revoked_at for row in found if row is not None and row.revoked_at is not None) == [2000]
-    assert len(found) == 2
-    assert (await store.accounts.standings(["s1"]))["s1"].revoked_at == 2000
+        for name in names:
+            nursery.start_soon(use, name, f"new {name}")
+            nursery.start_soon(use, name, f"newer {name}")
+    assert sorted(row.id for row in found if row is not None and row.revoked_at == 2000) == sorted(names)
+    assert sorted(row.id for row in found if row is not None and row.revoked_at is None) == sorted(names)
+    standings = await store.accounts.standings(names)
+    assert {standing.revoked_at for standing in standings.values()} == {2000}
 
 
 async def test_when_users_were_last_seen_is_noted_by_all_nodes_at_once(store: Store) -> None:
