@@ -250,8 +250,8 @@ async def test_of_two_who_use_one_refresh_token_at_once_the_second_ends_the_sess
     async def use(name: str, new_hash: str) -> None:
         found.append(await store.accounts.rotate(f"old {name}", session(ada, name, new_hash), 2000))
 
-    async with trio.open_nursery() as nursery:
-        for name in names:
+    for name in names:
+        async with trio.open_nursery() as nursery:
             nursery.start_soon(use, name, f"new {name}")
             nursery.start_soon(use, name, f"newer {name}")
     assert sorted(row.id for row in found if row is not None and row.revoked_at == 2000) == sorted(names)
