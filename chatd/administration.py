@@ -14,9 +14,9 @@ from chatd.bus.port import Notice
 from chatd.chat import accounts
 from chatd.chat.accounts import Origin
 from chatd.errors import Refusal, bad_fields
-from chatd.identity.credentials import check_signing_secrets
+from chatd.identity.credentials import find_signing_secrets
 from chatd.records import format_time
-from chatd.server import bind, open_chat
+from chatd.server import bind, check_start, open_chat
 from chatd.store.accounts import NewPassword
 from chatd.store.migrations import migrate, read_migrations, read_state
 
@@ -31,10 +31,10 @@ PAGE = 500
 async def check(config: Config) -> str:
     """Say what is configured and whether it works. Raises `StartFault`, `ConfigError` or `SchemaFault` if not."""
     lines = [f"chatd {__version__}: the configuration is good."]
+    check_start(config)
     data_path = config.server.data_path
-    secrets = check_signing_secrets(config.auth, data_path, is_shared=bool(config.database.url))
+    secrets = find_signing_secrets(config.auth, data_path)
     lines.append(f"secret: {'given' if secrets else 'will be made at first start'}")
-    check_back_ends(data_path, config.database, config.bus)
     lines.append(f"database: {await describe_database(data_path, config.database)}")
     lines.append(f"bus: {await describe_bus(config.bus)}")
     for table, options in (("websocket", config.websocket), ("http", config.http)):

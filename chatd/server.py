@@ -82,9 +82,8 @@ async def open_chat(
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         # Looked at before anything is made, so that a faulty one leaves nothing behind.
+        check_start(config)
         data_path = config.server.data_path
-        check_signing_secrets(config.auth, data_path, is_shared=bool(config.database.url))
-        check_back_ends(data_path, config.database, config.bus)
         database, queries, bus = await enter(
             open_back_ends(data_path, config.database, config.bus, node_name=config.server.node_name)
         )
@@ -103,6 +102,7 @@ async def open_chat(
         def publish(events: Sequence[Event]) -> None:
             bus.publish(events)
             for event in events:
+                hub.note_stored(event)
                 if event.subject is not None and (kind := MEMBERSHIP_NOTICES.get(event.kind)) is not None:
                     bus.announce(Notice(kind, event.subject, event.room_id, event.seq))
 
@@ -149,6 +149,18 @@ async def open_chat(
         )
         async with open_upkeep(chat, facts, followers, second_looks):
             yield chat
+
+
+def check_start(config: Config) -> None:
+    """Look for what keeps a daemon from starting, changing nothing. Raises `StartFault` and `ConfigError`."""
+    is_shared = bool(config.database.url and config.bus.url)
+    for table, options in (("websocket", config.websocket), ("http", config.http)):
+        if options.reuse_port and not is_shared:
+            raise StartFault(
+                f"[{table}] reuse_port: daemons that share a port share their rooms: give [database] url and [bus] url."
+            )
+    check_signing_secrets(config.auth, config.server.data_path, is_shared=bool(config.database.url))
+    check_back_ends(config.server.data_path, config.database, config.bus)
 
 
 async def _have_lobby(config: Config, rooms: Rooms, facts: Facts, clock: Clock) -> None:
@@ -235,10 +247,8 @@ async def _open_alone(config: Config) -> AsyncIterator[Chat]:
 
     Nodes that share a database may share a folder: nothing in it is theirs alone.
     """
-    data_path = config.server.data_path
-    check_signing_secrets(config.auth, data_path, is_shared=bool(config.database.url))
-    check_back_ends(data_path, config.database, config.bus)
-    with nullcontext() if config.database.url else hold_data_folder(data_path):
+    check_start(config)
+    with nullcontext() if config.database.url else hold_data_folder(config.server.data_path):
         async with open_chat(config) as chat:
             yield chat
 

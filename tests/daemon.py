@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -138,6 +139,13 @@ class Daemon:
     def http_url(self) -> str:
         return f"http://127.0.0.1:{self.http_port}"
 
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        """Ask or change the database behind the daemon's back; columns need names that differ."""
+        if _DISTRIBUTED.is_on:
+            return _DISTRIBUTED.rows(self.data_dir, statement)
+        with closing(sqlite3.connect(self.data_dir / "chatd.db", isolation_level=None, timeout=5)) as database:
+            return database.execute(statement).fetchall()
+
     async def http(
         self, method: str, path: str, body: object = None, *, token: str | None = None, headers: Mapping[str, str] = {}
     ) -> Answer:
@@ -199,6 +207,8 @@ class Daemon:
 
 
 ON_BOTH_BACK_ENDS = pytest.mark.usefixtures("back_ends")
+#: For a test in such a module which reaches into the embedded database's file.
+ON_EMBEDDED = pytest.mark.parametrize("back_ends", ["embedded"], indirect=True)
 
 
 @dataclass
@@ -222,6 +232,16 @@ class Distributed:
             "CHATD_BUS_PREFIX": name,
             "CHATD_AUTH_SECRET": "a secret that all nodes of this test know",
         }
+
+
+    def rows(self, data_dir: Path, statement: str) -> list[tuple[Any, ...]]:
+        """What `Daemon.rows` says, of PostgreSQL."""
+        postgres, name = shared_postgres(), self._databases[data_dir]
+        if not statement.lstrip().upper().startswith("SELECT"):
+            postgres.sql(statement, name)
+            return []
+        found = postgres.sql(f"SELECT row_to_json(found) FROM ({statement}) AS found", name)
+        return [tuple(json.loads(line).values()) for line in found.splitlines()]
 
 
 _DISTRIBUTED = Distributed()

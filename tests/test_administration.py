@@ -171,7 +171,7 @@ async def test_check_names_the_rights_that_a_user_of_the_database_lacks(
 async def test_check_names_the_rights_that_a_user_of_redis_lacks(tmp_path: Path, distributed: dict[str, str]) -> None:
     with open_redis(options=["--user", "limited", "on", "nopass", "~*", "&*", "+@all", "-publish"]) as redis:
         url = f"unix://limited:x@{redis.path}"
-        with pytest.raises(StartFault, match="PUBLISH"):
+        with pytest.raises(StartFault, match="publishing notices"):
             await check(node(tmp_path, {**distributed, "BUS_URL": url}))
 
 

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from tests.daemon import open_daemon
+from tests.daemon import ON_BOTH_BACK_ENDS, open_daemon
+
+pytestmark = ON_BOTH_BACK_ENDS
 
 
 async def test_a_message_reaches_the_other_member_and_stays_in_the_history(tmp_path: Path) -> None:

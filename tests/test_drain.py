@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from tests.daemon import Client, Process, open_daemon, start_process
+from tests.daemon import ON_BOTH_BACK_ENDS, ON_EMBEDDED, Client, Process, open_daemon, start_process
 from tests.rawclient import message, open_raw
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = ON_BOTH_BACK_ENDS
 
 
 async def wait_for_exit(daemon: Process, *, within_s: float) -> int:
@@ -130,6 +132,7 @@ async def test_what_was_in_flight_and_is_sent_again_is_stored_once(tmp_path: Pat
         assert sorted(contents) == sorted(wanted)
 
 
+@ON_EMBEDDED
 async def test_departures_that_cannot_be_stored_do_not_spoil_the_end(tmp_path: Path) -> None:
     async with start_process(tmp_path) as daemon:
         ada = await daemon.register("ada")

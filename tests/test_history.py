@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.daemon import Client, Daemon, SignedIn, open_daemon
+from tests.daemon import ON_BOTH_BACK_ENDS, Client, Daemon, SignedIn, open_daemon
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
     from tests.daemon import Answer
+
+pytestmark = ON_BOTH_BACK_ENDS
 
 
 @pytest.fixture

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.daemon import Client, Daemon, SignedIn, open_daemon
+from tests.daemon import ON_BOTH_BACK_ENDS, Client, Daemon, SignedIn, open_daemon
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+pytestmark = ON_BOTH_BACK_ENDS
 
 SECRET = "the treasure is under the oak"
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from tests.daemon import Client, open_daemon
+from tests.daemon import ON_BOTH_BACK_ENDS, ON_EMBEDDED, Client, open_daemon
 from tests.stopped import open_door
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from tests.rawclient import RawClient
+
+pytestmark = ON_BOTH_BACK_ENDS
 
 
 async def ask(client: RawClient, **fields: object) -> Any:
@@ -70,6 +72,7 @@ async def test_wait_that_is_told_is_true_on_a_real_clock(tmp_path: Path) -> None
             assert (in_time["type"], too_early.get("code")) == ("message_ack", "rate_limited")
 
 
+@ON_EMBEDDED
 async def test_wait_that_is_told_is_exact(tmp_path: Path, mock_clock: MockClock) -> None:
     async with open_door(tmp_path, mock_clock, LIMITS_MESSAGES_PER_MINUTE="30") as door:
         user_id, _, token = await door.sign_up()
@@ -88,6 +91,7 @@ async def test_wait_that_is_told_is_exact(tmp_path: Path, mock_clock: MockClock)
             assert (await send(phone, room))["code"] == "rate_limited"
 
 
+@ON_EMBEDDED
 async def test_requests_of_one_connection_are_limited_and_those_of_another_are_not(
     tmp_path: Path, mock_clock: MockClock
 ) -> None:
@@ -103,6 +107,7 @@ async def test_requests_of_one_connection_are_limited_and_those_of_another_are_n
         assert (await ask(other, type="ping"))["type"] == "pong"
 
 
+@ON_EMBEDDED
 async def test_refused_message_costs_nothing_of_the_budget(tmp_path: Path, mock_clock: MockClock) -> None:
     async with open_door(tmp_path, mock_clock, LIMITS_MESSAGES_PER_MINUTE="2") as door:
         user_id, _, token = await door.sign_up()

@@ -11,13 +11,15 @@ import pytest
 import trio
 
 from chatd import upkeep
-from tests.daemon import Daemon, open_daemon
+from tests.daemon import ON_BOTH_BACK_ENDS, ON_EMBEDDED, Daemon, open_daemon
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
     from tests.daemon import Answer
+
+pytestmark = ON_BOTH_BACK_ENDS
 
 SITE = "https://chat.example.org"
 
@@ -54,6 +56,7 @@ async def test_daemon_is_alive_and_ready_with_every_part_proven(daemon: Daemon) 
     assert answer.headers["cache-control"] == "no-store"
 
 
+@ON_EMBEDDED
 async def test_daemon_is_not_ready_while_its_database_is_out_and_ready_again_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

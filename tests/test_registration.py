@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.daemon import Daemon, open_daemon
+from tests.daemon import ON_BOTH_BACK_ENDS, Daemon, open_daemon
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+pytestmark = ON_BOTH_BACK_ENDS
 
 
 @pytest.fixture

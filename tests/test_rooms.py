@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.daemon import Answer, Client, Daemon, SignedIn, open_daemon
+from tests.daemon import ON_BOTH_BACK_ENDS, Answer, Client, Daemon, SignedIn, open_daemon
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+pytestmark = ON_BOTH_BACK_ENDS
 
 MISSING = "0195d9a0-0000-7000-8000-000000000000"
 
@@ -38,8 +40,10 @@ async def members(daemon: Daemon, user: SignedIn, room_id: str) -> dict[str, dic
 
 
 async def hears(client: Client, room_id: str, *, sender: Client) -> bool:
-    """Whether a client hears a room, told by what it has heard by the time of its own next answer."""
+    """Whether a client hears a room, told by what it has heard once the sender, who hears it, has got its message."""
     ack = await sender.ask(type="send_message", roomId=room_id, content="are you there?")
+    while (await sender.heard("new_message"))["message"]["id"] != ack["messageId"]:
+        pass
     await client.ask(type="ping")
     return any(heard.get("message", {}).get("id") == ack["messageId"] for heard in client.inbox)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import bcrypt
 import pytest
@@ -12,11 +11,13 @@ import trio
 from chatd.clock import wall_clock_ms
 from chatd.config import Secret
 from chatd.identity.tokens import Tokens
-from tests.daemon import Answer, Client, Daemon, SignedIn, open_daemon
+from tests.daemon import ON_BOTH_BACK_ENDS, ON_EMBEDDED, Answer, Client, Daemon, SignedIn, open_daemon
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+pytestmark = ON_BOTH_BACK_ENDS
 
 SECRET, OTHER_SECRET = "s" * 48, "o" * 48
 
@@ -52,15 +53,6 @@ async def refused(client: Client, token: str) -> tuple[str, int]:
     answer = await client.wait_for("auth_error")
     code, _ = await client.wait_closed()
     return answer["code"], code
-
-
-def rows(daemon: Daemon, statement: str) -> list[Any]:
-    """Ask or change the database behind the daemon's back."""
-    database = sqlite3.connect(daemon.data_dir / "chatd.db", isolation_level=None, timeout=5)
-    try:
-        return database.execute(statement).fetchall()
-    finally:
-        database.close()
 
 
 # Signing in
@@ -103,7 +95,7 @@ async def test_unknown_email_and_wrong_password_cost_the_same_work(
 
 async def test_disabled_account_is_told_so_only_with_the_right_password(daemon: Daemon) -> None:
     ada = await daemon.register("ada")
-    rows(daemon, "UPDATE users SET disabled_at = 1")
+    daemon.rows("UPDATE users SET disabled_at = 1")
     assert (await login(daemon, "ada@example.org", "wrong horse")).status == 401
     answer = await login(daemon, "ada@example.org")
     assert (answer.status, answer.json()["code"]) == (403, "forbidden")
@@ -167,12 +159,13 @@ async def test_of_two_who_refresh_at_once_one_is_the_thief(daemon: Daemon) -> No
 
 async def test_expired_and_unknown_refresh_tokens_are_refused_alike(daemon: Daemon) -> None:
     ada = await daemon.register("ada")
-    rows(daemon, "UPDATE user_sessions SET expires_at = 1")
+    daemon.rows("UPDATE user_sessions SET expires_at = 1")
     expired = await refresh(daemon, ada.refresh_token)
     assert expired.status == 401
     assert expired.body == (await refresh(daemon, "made up")).body
 
 
+@ON_EMBEDDED
 async def test_refresh_tokens_and_passwords_are_not_in_the_database(daemon: Daemon) -> None:
     ada = await daemon.register("ada")
     stored = b"".join(path.read_bytes() for path in daemon.data_dir.glob("chatd.db*"))
@@ -260,7 +253,7 @@ async def test_change_with_one_faulty_field_changes_nothing(daemon: Daemon) -> N
 
 async def test_expired_token_is_told_apart(daemon: Daemon) -> None:
     ada = await daemon.register("ada")
-    session_id = rows(daemon, "SELECT id FROM user_sessions")[0][0]
+    session_id = daemon.rows("SELECT id FROM user_sessions")[0][0]
     old = Tokens(Secret(SECRET), Secret(), access_s=60).issue(ada.id, session_id, wall_clock_ms() - 61_000)
     answer = await daemon.http("GET", "/api/users/me", token=old)
     assert (answer.status, answer.json()["code"]) == (401, "token_expired")
@@ -270,7 +263,7 @@ async def test_expired_token_is_told_apart(daemon: Daemon) -> None:
 
 async def test_connection_ends_with_its_token_unless_a_fresh_one_came_meanwhile(daemon: Daemon) -> None:
     ada = await daemon.register("ada")
-    session_id = rows(daemon, "SELECT id FROM user_sessions")[0][0]
+    session_id = daemon.rows("SELECT id FROM user_sessions")[0][0]
     brief = Tokens(Secret(SECRET), Secret(), access_s=1).issue(ada.id, session_id, wall_clock_ms() + 999)
     passing = SignedIn(ada.id, ada.username, brief, "")
     async with daemon.connect(passing) as client, daemon.connect(passing) as extended:
@@ -289,7 +282,7 @@ async def test_token_of_another_user_does_not_take_a_connection_over(daemon: Dae
 
 async def test_token_names_a_session_of_the_same_user(daemon: Daemon) -> None:
     ada, bob = await daemon.register("ada"), await daemon.register("bob")
-    [[session_of_bob]] = rows(daemon, f"SELECT id FROM user_sessions WHERE user_id = '{bob.id}'")
+    [[session_of_bob]] = daemon.rows(f"SELECT id FROM user_sessions WHERE user_id = '{bob.id}'")
     mixed = Tokens(Secret(SECRET), Secret(), access_s=60).issue(ada.id, session_of_bob, wall_clock_ms())
     assert await status_of(daemon, mixed) == 401
     async with daemon.connect() as client:

@@ -10,8 +10,10 @@ from typing import Any
 
 import trio
 
-from tests.daemon import Client, Daemon, Process, open_daemon, start_process
+from tests.daemon import ON_BOTH_BACK_ENDS, Client, Daemon, Process, open_daemon, start_process
 from tests.rawclient import message, open_raw
+
+pytestmark = ON_BOTH_BACK_ENDS
 
 CONTENT = "x" * 10_000
 #: More of these than the kernel's buffers (4 MiB at the sender's side) and an outbox hold.

@@ -173,3 +173,12 @@ def test_postgresql_is_not_migrated_unasked(shell: Shell, command: list[str]) ->
     sentence = shell.refusal(*command, DATABASE_URL=postgres.url(name), AUTH_SECRET="s" * 32)
     assert "chatd migrate up" in sentence
     assert postgres.sql("SELECT COUNT(*) FROM pg_tables WHERE schemaname = 'public'", name) == "0\n"
+
+
+@pytest.mark.parametrize("table", ["websocket", "http"])
+@pytest.mark.parametrize("command", [["serve"], ["check"]], ids=" ".join)
+def test_port_that_is_shared_by_daemons_which_share_nothing_else_is_named(
+    shell: Shell, command: list[str], table: str
+) -> None:
+    option = {f"{table.upper()}_REUSE_PORT": "true"}
+    assert f"[{table}] reuse_port" in shell.refusal(*command, **option)

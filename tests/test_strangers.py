@@ -12,13 +12,15 @@ import trio
 
 from chatd import telemetry
 from chatd.protocol import CLIENT_TYPES
-from tests.daemon import Daemon, open_daemon
+from tests.daemon import ON_BOTH_BACK_ENDS, Daemon, open_daemon
 from tests.logs import own_logging
 from tests.rawclient import CLOSE, TEXT, RawClient, frame, open_raw, upgrade_request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
+
+pytestmark = ON_BOTH_BACK_ENDS
 
 FIELDS = (
     "roomId", "content", "token", "resume", "afterSeq", "beforeSeq", "limit", "messageType", "fileId", "replyTo",

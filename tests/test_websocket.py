@@ -18,7 +18,7 @@ from chatd.clock import wall_clock_ms
 from chatd.config import Secret
 from chatd.identity.tokens import MAX_TOKEN_CHARACTERS, Tokens
 from chatd.protocol import CLIENT_TYPES, GetHistory
-from tests.daemon import Daemon, open_daemon
+from tests.daemon import ON_BOTH_BACK_ENDS, ON_EMBEDDED, Daemon, open_daemon
 from tests.logs import own_logging
 from tests.rawclient import TEXT, frame, message, open_raw
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from chatd.chat.context import Chat
     from chatd.chat.session import Session
+
+pytestmark = ON_BOTH_BACK_ENDS
 
 SECRET, OTHER_SECRET = "s" * 64, "o" * 64
 
@@ -132,6 +134,7 @@ async def test_nothing_but_ping_is_answered_before_authentication(daemon: Daemon
             assert (told["type"], told["code"]) == ("error", "unauthenticated")
 
 
+@ON_EMBEDDED
 async def test_nothing_else_is_answered_while_it_is_not_known_whether_the_session_stands(daemon: Daemon) -> None:
     ada = await daemon.register("ada")
     lobby = await daemon.lobby(ada)

@@ -108,6 +108,23 @@ class Hub:
         if room is not None and room.position < seq and (last_seq := await self._last_seqs.get(room_id)) is not None:
             await self.reach({room_id: min(seq, last_seq)})
 
+    def note_stored(self, event: Event) -> None:
+        """This node has stored an event and published it: whoever sent it may know, before it is heard here."""
+        room = self._rooms.get(event.room_id)
+        if room is not None and event.seq > room.stored_seq:
+            room.stored_seq = event.seq
+
+    async def read_own(self, room_id: str) -> ActiveRoom | None:
+        """A room that is active here with every event that this node has stored, so that one reads what one wrote.
+
+        Raises `Unavailable`.
+        """
+        await self.activate([room_id])
+        room = self._rooms.get(room_id)
+        if room is not None and room.position < room.stored_seq:
+            await self._repairs.reach({room_id: room.stored_seq})
+        return self._rooms.get(room_id)
+
     def expect(self, room_id: str, seq: int) -> None:
         """The store has this event: if it has not been heard here, it is fetched."""
         self._repairs.expect(room_id, seq)

@@ -38,12 +38,14 @@ class ActiveRoom:
 
     __slots__ = (
         "_early", "_expected", "_rounds", "_snapshot", "backlog", "backlog_bytes", "idle_since", "listeners",
-        "next_seq", "opened_at", "room_id", "tail",
+        "next_seq", "opened_at", "room_id", "stored_seq", "tail",
     )  # fmt: skip
 
     def __init__(self, room_id: str, *, last_seq: int, tail_events: int) -> None:
         self.room_id = room_id
         self.next_seq = last_seq + 1
+        #: The newest event that this node itself has stored.
+        self.stored_seq = last_seq
         #: The position from which on this node has seen every event.
         self.opened_at = last_seq
         self.tail: deque[Event] = deque(maxlen=tail_events)

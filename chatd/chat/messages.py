@@ -161,8 +161,7 @@ async def get_history(chat: Chat, session: Session, message: GetHistory) -> Room
     check_may(session.role_in(message.room_id), "read")
     if message.before_seq is not None and message.after_seq is not None:
         raise Refusal("bad_message", "Give `beforeSeq` or `afterSeq`, not both.")
-    await chat.hub.activate([message.room_id])
-    room = chat.hub.room(message.room_id)
+    room = await chat.hub.read_own(message.room_id)
     if room is None:
         raise Refusal("not_found", "There is no such room.")
     limit = message.limit or chat.options.messages.history

@@ -52,6 +52,9 @@ async def hear_room(chat: Chat, session: Session, message: JoinRoom) -> None:
     if message.after_seq is not None:
         await resume_room(chat, session, room_id, message.after_seq, message.id)
         return
+    room = await chat.hub.read_own(room_id)
+    if room is None or room_id not in session.rooms:
+        raise _no_such_room()
     seq = room.position
     page = await newest_page(chat, room, message.limit or chat.options.messages.history)
     await session.line.wait_for_space()
