@@ -19,9 +19,10 @@ from chatd.chat.catchup import follow
 from chatd.chat.context import Arrival
 from chatd.errors import CloseCode, Refusal
 from chatd.health import Health
+from chatd.store.messages import NO_SEQ
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
     from chatd.bus.port import Seconds
     from chatd.bus.proof import Proof
@@ -134,6 +135,9 @@ class SecondLooks:
         keys = [(session_id, session.user_id) for session in changes for session_id in session.session_ids]
         try:
             found = await chat.arrivals.get_many(keys)
+            for room_id in _ended(changes, found):
+                # Who left hears everything up to the leaving.
+                await chat.hub.try_to_reach(room_id, NO_SEQ)
         except Refusal as refusal:
             if not self._database_is_out:
                 log.warning("second_looks_wait", sessions=len(self._waiting) + len(changes), detail=refusal.detail)
@@ -154,6 +158,14 @@ class SecondLooks:
                 # As above: one connection's work.
                 log.exception("second_look_failed", connection=session.connection_id)
                 session.line.end(CloseCode.INTERNAL, "internal error")
+
+
+def _ended(sessions: Iterable[Session], found: Mapping[tuple[str, str], Arrival]) -> set[str]:
+    """The rooms that some of these sessions are in and their users, as it was found, are not."""
+    own_rooms: dict[str, set[str]] = {}
+    for (_, user_id), arrival in found.items():
+        own_rooms[user_id] = {own.room_id for own in arrival.rooms}
+    return {room_id for session in sessions for room_id in session.rooms.keys() - own_rooms.get(session.user_id, set())}
 
 
 @asynccontextmanager

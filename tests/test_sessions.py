@@ -191,6 +191,20 @@ async def test_leaving_whose_event_is_lost_is_heard_at_once(autojump: object) ->
         check(node, device, "room")
 
 
+async def test_leaving_that_is_found_when_the_bus_is_back_is_heard_up_to_its_event(autojump: object) -> None:
+    async with open_node("room") as node:
+        node.commit("room", "user_joined", USER)
+        device = await node.arrive(USER)
+        node.bus.go()
+        node.commit("room")
+        node.commit("room", "user_left", USER)
+        node.commit("room")
+        node.bus.come_back()
+        await trio.sleep(1)
+        assert device.seqs("room") == [2, 3]
+        check(node, device, "room")
+
+
 async def test_device_whose_connection_ends_while_it_leaves_is_forgotten(autojump: object) -> None:
     async with open_node("room") as node:
         node.commit("room", "user_joined", USER)
