@@ -133,7 +133,7 @@ class Live:
         except NoLink as no_link:
             return self._judge_no_link(no_link)
         finally:
-            self.recorder.note(self.stays, "ends", {"code": closed.code})
+            self.recorder.note(self.stays, "ends", {"code": CloseCode.NORMAL if self.is_over else closed.code})
             self._link = None
         return self._judge(closed)
 
