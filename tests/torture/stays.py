@@ -337,7 +337,12 @@ class _StayJudge:
         if self.is_over or not self.is_authenticated:
             self.blame("is not connected at the end")
             return
-        for room_id in self.truth.rooms_of(self.diary.user_id):
+        own = self.truth.rooms_of(self.diary.user_id)
+        for room_id in self.rooms.keys() - own:
+            self.blame(
+                f"is no member of room {room_id}, was never told, and heard it up to {self.rooms[room_id].position}"
+            )
+        for room_id in own:
             hearing, last_seq = self.rooms.get(room_id), self.truth.last_seqs[room_id]
             if hearing is None:
                 self.blame(f"is a member of room {room_id} at the end and does not hear it")
