@@ -109,7 +109,7 @@ class Hub:
             await self.reach({room_id: min(seq, last_seq)})
 
     def note_stored(self, event: Event) -> None:
-        """This node has stored an event and published it: whoever sent it may know, before it is heard here."""
+        """An event was stored and published here: whoever sent it may know of it before this node hears it."""
         room = self._rooms.get(event.room_id)
         if room is not None and event.seq > room.stored_seq:
             room.stored_seq = event.seq
