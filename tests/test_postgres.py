@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from contextlib import AsyncExitStack, asynccontextmanager
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
@@ -216,6 +216,25 @@ async def test_a_session_that_is_ended_in_a_transaction_undoes_it_and_is_replace
         assert await things(database) == ["next"]
         await check_whole(server, name, database)
     assert output.getvalue() == ""
+
+
+async def test_a_connection_that_is_lost_in_the_moment_in_which_it_is_given_back_is_no_defect(
+    server: Postgres, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncpg has begun to take it back when it learns of the loss; in the torture it did so when a server died."""
+    holders = asyncpg.pool.PoolConnectionHolder
+    release = holders.release
+
+    async def lose_and_release(holder: Any, timeout: float | None) -> None:  # noqa: ASYNC109 - asyncpg's own
+        holder._con.terminate()
+        await release(holder, timeout)
+
+    async with open_database(server.url(name)) as database:
+        with monkeypatch.context() as patch:
+            patch.setattr(holders, "release", lose_and_release)
+            with pytest.raises(Unavailable):
+                await database.rows(ALL, {})
+        await check_whole(server, name, database)
 
 
 async def test_a_transaction_whose_node_stands_still_is_ended_by_the_server(server: Postgres, name: str) -> None:

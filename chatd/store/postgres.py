@@ -299,7 +299,9 @@ def _translate(error: Exception, *, is_cut: bool) -> NoReturn:
         raise Refusal("bad_message", "A text has a NUL character in it; leave it out.") from error
     if isinstance(error, _UNDONE):
         raise Unavailable("The database had too much to do at once; try again in a moment.") from error
-    if isinstance(error, _OUT) or (is_cut and isinstance(error, asyncpg.InterfaceError)):
+    # asyncpg takes it for a defect of its own if a connection is lost in the moment in which it is given back.
+    lost = asyncpg.InterfaceError | asyncpg.InternalClientError
+    if isinstance(error, _OUT) or (is_cut and isinstance(error, lost)):
         raise Unavailable(f"The database is out ({_reason(error)}); try again in a moment.") from error
     raise error
 
