@@ -9,8 +9,11 @@ The sockets are the server's own: nothing in here waits but on `trio.lowlevel`.
 
 from __future__ import annotations
 
+import fcntl
 import random
 import socket
+import sys
+import termios
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -61,6 +64,8 @@ class Connection:
         self._is_leaving = False
         self._heard_at = trio.current_time()
         self.bytes_read = 0
+        # What waited in the kernel when it was last looked at.
+        self._unread_bytes = 0
         self._waiting = trio.Event()
         # Set by the writer at its next step, for those who wait for one.
         self._written: trio.Event | None = None
@@ -161,6 +166,7 @@ class Connection:
     async def _receive(self, data: bytes) -> bool:
         """Answer what has arrived; False when the peer has said its last word."""
         self._heard_at = trio.current_time()
+        self._unread_bytes = 0
         self.bytes_read += len(data)
         try:
             for item in self._frames.receive(data):
@@ -226,7 +232,7 @@ class Connection:
         pinged_at = -1.0
         while True:
             now = trio.current_time()
-            if now >= self._heard_at + options.dead_after_s:
+            if now >= self._heard_at + options.dead_after_s and not self._has_sent_unread():
                 self.end(CloseCode.HEARTBEAT, "no sign of life")
                 return
             if pinged_at < self._heard_at and now >= self._heard_at + interval_s:
@@ -242,6 +248,16 @@ class Connection:
             with trio.move_on_at(due):
                 await self._expiry_changed.wait()
             self._expiry_changed = trio.Event()
+
+    def _has_sent_unread(self) -> bool:
+        """Whether more has come that waits in the kernel, because the last message is still being answered (a slow
+        database): a sign of life as well as any.
+        """
+        unread = int.from_bytes(fcntl.ioctl(self._socket, termios.FIONREAD, bytes(4)), sys.byteorder)
+        has_grown, self._unread_bytes = unread > self._unread_bytes, unread
+        if has_grown:
+            self._heard_at = trio.current_time()
+        return has_grown
 
     async def time_out_authentication(self) -> None:
         """Close a connection that does not say who it is; ends as soon as it does."""

@@ -110,6 +110,7 @@ async def open_chat(
             max_waiting=config.database.journal_max_waiting,
             max_entries=config.database.commit_max_entries,
             max_members=config.limits.members_per_room,
+            committers=config.database.committers if config.database.url else 1,
         )
         journal = await enter(
             open_journal(

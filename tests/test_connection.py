@@ -111,6 +111,34 @@ async def test_silent_connection_is_pinged_and_then_given_up(tmp_path: Path, moc
             assert await client.wait_closed() == (4009, [])
 
 
+async def test_client_that_waits_for_a_slow_answer_lives_as_long_as_it_sends(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answers to pings wait in the kernel behind the request that is being answered."""
+    may_answer = trio.Event()
+
+    async def answer_slowly(*_: object) -> None:
+        await may_answer.wait()
+
+    async with open_door(tmp_path, mock_clock) as door:
+        *_, token = await door.sign_up()
+        async with door.connect(token) as (client, _):
+            monkeypatch.setattr("chatd.connection.dispatch", answer_slowly)
+            await client.send(message(type="ping"))
+            for _ in range(3):
+                await door.jump(20.1)
+                assert await client.receive() == Frame(PING, b"")
+                await client.send(frame(PONG))
+                await door.jump(10)
+                assert is_silent(client)
+            # It has gone now; what it sent before is no sign of life for ever.
+            await door.jump(20.1)
+            assert await client.receive() == Frame(PING, b"")
+            await door.jump(10)
+            assert (await client.receive()).close_code == 4009
+            may_answer.set()
+
+
 @pytest.mark.parametrize("sign", [frame(PONG), frame(PING, b"x"), message(type="ping"), b"\x81"])
 async def test_any_bytes_are_a_sign_of_life(tmp_path: Path, mock_clock: MockClock, sign: bytes) -> None:
     async with open_door(tmp_path, mock_clock) as door:
