@@ -74,12 +74,11 @@ class Devices:
         pairs = [part for user_id in users for part in (user_id, self._counts.get(user_id, 0))]
         return Call(WRITE_COUNTS, [self._hashes + self._node], [self._expiry_ms, *pairs])
 
-    def write_all_again(self) -> None:
-        """Have `take` write everything, for a Redis that has nothing of it."""
-        self._unwritten = dict.fromkeys(self._counts)
-
     def beat(self) -> Call:
-        """Say that this node lives. Behind `take` in an exchange, for it looks whether Redis still has all of it."""
+        """Say that this node lives. Behind `take` in an exchange, for it looks whether Redis has all of it.
+
+        Else everything is written again: so it is on each new connection, whose trial begins with taking all away.
+        """
         expected = self._written
 
         def look(reply: Reply) -> None:

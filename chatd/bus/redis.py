@@ -256,7 +256,6 @@ class RedisBus:
     async def _greet(self, link: Link) -> None:
         """Try all that will be needed, make the scripts known, and take away what another life has left."""
         word = self._notices.word_before_unsent(has_lost=self._has_lost)
-        self._devices.write_all_again()
         trial = trial_of(self._prefix, self._node)
         trial["publishing notices"] = ("PUBLISH", self._notices_channel, encode_word(word))
         for purpose, reply in zip(trial, await link.exchange([*trial.values()]), strict=True):
