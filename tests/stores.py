@@ -53,8 +53,9 @@ class GatedDatabase:
         self._may_write = trio.Event()
         self._may_write.set()
         self.outages = 0
-        #: Transactions that came to the gate.
+        #: Transactions that came to the gate, and those among them that are a single statement.
         self.writes = 0
+        self.single_writes = 0
 
     def shut(self) -> None:
         """Hold up every transaction that begins from now on."""
@@ -72,14 +73,23 @@ class GatedDatabase:
     async def read(self, work: Work[T]) -> T:
         return await self._behind.read(work)
 
+    async def write(self, query: Query, params: Params) -> Row | None:
+        """As `transaction`, behind the same gate."""
+        self.single_writes += 1
+        await self._pass()
+        return await self._behind.write(query, params)
+
     async def transaction(self, work: Work[T]) -> T:
         """Run work behind the gate. Raises `Unavailable` instead for as many times as `outages` says."""
+        await self._pass()
+        return await self._behind.transaction(work)
+
+    async def _pass(self) -> None:
         self.writes += 1
         await self._may_write.wait()
         if self.outages:
             self.outages -= 1
             raise Unavailable("The test has cut the line.")
-        return await self._behind.transaction(work)
 
 
 def _sqlite(folder: Path) -> AbstractAsyncContextManager[Database]:

@@ -86,12 +86,21 @@ class HeldDatabase:
     async def read(self, work: Work[T]) -> T:
         return await self._behind.read(work)
 
+    async def write(self, query: Query, params: Params) -> Row | None:
+        async with self._held():
+            return await self._behind.write(query, params)
+
     async def transaction(self, work: Work[T]) -> T:
+        async with self._held():
+            return await self._behind.transaction(work)
+
+    @asynccontextmanager
+    async def _held(self) -> AsyncIterator[None]:
         held = Held()
         self.held.append(held)
         try:
             await held.wait_turn()
-            return await self._behind.transaction(work)
+            yield
         finally:
             held.end()
 

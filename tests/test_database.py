@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from chatd.store.database import Row
 
 ADD = Query("test.add", "INSERT INTO things (id, size) VALUES (:id, :size)")
+ADD_AND_TELL = Query("test.add_and_tell", "INSERT INTO things (id, size) VALUES (:id, :size) RETURNING size")
 ADD_PART = Query("test.add_part", "INSERT INTO parts (thing_id) VALUES (:thing_id)")
 GROW = Query("test.grow", "UPDATE things SET size = size + :by WHERE size > :above")
 ALL = Query("test.all", "SELECT id, size FROM things ORDER BY id")
@@ -53,6 +54,15 @@ async def test_a_row_that_is_not_there_is_none(database: Database) -> None:
     await make_tables(database)
     assert await database.row(ONE, {"id": "nobody"}) is None
     assert await database.rows(ALL, {}) == []
+
+
+async def test_one_statement_that_writes_is_a_transaction_of_itself(database: Database) -> None:
+    await make_tables(database)
+    assert await database.write(ADD_AND_TELL, {"id": "a", "size": 1}) == (1,)
+    with pytest.raises(Conflict):
+        await database.write(ADD_AND_TELL, {"id": "a", "size": 2})
+    assert await database.write(GROW, {"by": 10, "above": 0}) is None
+    assert await database.rows(ALL, {}) == [("a", 11)]
 
 
 async def test_run_counts_the_rows_that_it_changed(database: Database) -> None:

@@ -335,3 +335,69 @@ async def test_what_it_did_is_counted(store: Store) -> None:
     rendered = written.metrics.render()[0].decode()
     assert "chatd_commits_total 1.0" in rendered
     assert "chatd_commit_entries_sum 1.0" in rendered
+
+
+# Messages that the database numbers itself, where it can: what comes of them is the same
+
+
+async def test_a_batch_of_messages_is_one_statement_where_the_database_numbers_them(store: Store) -> None:
+    ada, room_id = await open_room(store)
+    other = await store.add_room(ada, name="other")
+    store.database.shut()
+    async with store.open_journal() as written:
+        append(written, "first", post(ada, room_id, "first"))
+        await trio.testing.wait_all_tasks_blocked()
+        for name in "abcd":
+            append(written, name, post(ada, room_id if name in "ac" else other, name, client_message_id=name))
+        store.database.open()
+        await written.wait_settled("first", *"abcd")
+    seqs = {name: outcome.seq for name, outcome in written.outcomes.items() if isinstance(outcome, Stored)}
+    assert seqs == {"first": 1, "a": 2, "c": 3, "b": 1, "d": 2}
+    assert store.database.single_writes == (2 if store.database.dialect == "postgres" else 0)
+    assert await store.database.row(HEAD, {"room_id": room_id}) == (3, 3, 1)
+    assert await store.database.row(HEAD, {"room_id": other}) == (2, 2, 1)
+    # What was published is what is read back, in every field.
+    for room in (room_id, other):
+        read = await store.messages.events_after(room, 0, 10)
+        assert read == [event for event in written.published if event.room_id == room]
+
+
+@pytest.mark.parametrize("obstacle", ["repeat", "twice in the batch", "no such room", "membership"])
+async def test_a_batch_with_something_in_the_way_comes_out_as_if_gone_through_one_by_one(
+    store: Store, obstacle: str
+) -> None:
+    ada, room_id = await open_room(store)
+    bob = await store.add_user("bob")
+    async with store.open_journal() as written:
+        await written.journal.write(post(ada, room_id, "old", client_message_id="old", request_hash="h"))
+        store.database.shut()
+        append(written, "first", post(ada, room_id, "first"))
+        await trio.testing.wait_all_tasks_blocked()
+        append(written, "a", post(ada, room_id, "a", client_message_id="a", request_hash="h"))
+        match obstacle:
+            case "repeat":
+                append(written, "odd", post(ada, room_id, "old", client_message_id="old", request_hash="h"))
+            case "twice in the batch":
+                append(written, "odd", post(ada, room_id, "a", client_message_id="a", request_hash="h"))
+            case "no such room":
+                append(written, "odd", post(ada, "nowhere", "x"))
+            case _:
+                append(written, "odd", join(bob, room_id))
+        append(written, "b", post(ada, room_id, "b"))
+        store.database.open()
+        await written.wait_settled("first", "a", "odd", "b")
+    odd, after = written.outcomes["odd"], written.outcomes["b"]
+    assert isinstance(after, Stored)
+    match obstacle:
+        case "repeat" | "twice in the batch":
+            assert isinstance(odd, Stored)
+            assert (odd.duplicate, odd.seq, after.seq) == (True, 1 if obstacle == "repeat" else 3, 4)
+        case "no such room":
+            assert isinstance(odd, Refusal)
+            assert (odd.code, after.seq) == ("not_found", 4)
+        case _:
+            assert isinstance(odd, Stored)
+            assert (odd.seq, after.seq) == (4, 5)
+    stored = await store.database.rows(SEQS, {"room_id": room_id})
+    assert [content for _, content in stored] == ["old", "first", "a", "b"]
+    assert [event.seq for event in written.published] == list(range(1, after.seq + 1))

@@ -59,6 +59,9 @@ class Database(Protocol):
     async def read(self, work: Work[T]) -> T:
         """Run work that only reads, on one state of the database."""
 
+    async def write(self, query: Query, params: Params) -> Row | None:
+        """Run one statement that writes, as a transaction of itself; its first row. Raises `Conflict` as well."""
+
     async def transaction(self, work: Work[T]) -> T:
         """Run work that writes; what it did is durable after the return, and undone if anything was raised.
 

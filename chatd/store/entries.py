@@ -49,6 +49,7 @@ class Post:
     metadata: bytes | None = None
     client_message_id: str | None = None
     request_hash: str | None = None
+    message_id: str = field(default_factory=new_id)
 
 
 @dataclass(slots=True, eq=False)
@@ -143,7 +144,7 @@ def _post(entry: Post, head: Head, batch: Batch, numbered: Numbered, created_at:
             return _repeated(entry, repeat)
     head.last_seq = seq = head.last_seq + 1
     head.message_count += 1
-    message_id = new_id()
+    message_id = entry.message_id
     stored = Stored(message_id, room_id, seq, batch.now_ms)
     if client_message_id is not None:
         batch.repeats[sender_id, client_message_id] = Repeat(message_id, room_id, seq, batch.now_ms, entry.request_hash)
@@ -226,6 +227,31 @@ def _add_event(event: Event, now_ms: int, numbered: Numbered) -> None:
     numbered.events.append(event)
     numbered.event_rows.append((event.room_id, event.seq, event.kind, event.body.decode(), now_ms))
     numbered.changed_rooms.add(event.room_id)
+
+
+def rows_of_posts(entries: Sequence[Entry]) -> list[tuple[object, ...]] | None:
+    """The rows of messages that the database numbers itself, each with its place among those of its room.
+
+    `None` for a batch that has to be gone through here: of something else than messages, or with a key twice.
+    """
+    rows = []
+    places: dict[str, int] = {}
+    keys = set()
+    for entry in entries:
+        if not isinstance(entry, Post):
+            return None
+        if entry.client_message_id is not None:
+            key = (entry.sender_id, entry.client_message_id)
+            if key in keys:
+                return None
+            keys.add(key)
+        places[entry.room_id] = place = places.get(entry.room_id, 0) + 1
+        metadata = None if entry.metadata is None else entry.metadata.decode()
+        rows.append((
+            entry.message_id, entry.room_id, place, entry.sender_id, entry.message_type, entry.content, entry.reply_to,
+            metadata, entry.client_message_id, entry.request_hash,
+        ))  # fmt: skip
+    return rows
 
 
 def rows_of_heads(numbered: Numbered, heads: Mapping[str, Head]) -> list[tuple[str, int, int, int]]:

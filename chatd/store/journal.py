@@ -34,6 +34,7 @@ from chatd.store.entries import (
     Stored,
     number_batch,
     rows_of_heads,
+    rows_of_posts,
 )
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class Journal:
         self._metrics = metrics
         self._publish = publish
         self._after_batch = after_batch
+        # Stores messages in one statement, where the database has such a thing.
+        self._post = queries.find("journal.post")
         self._heads = queries["journal.heads"]
         self._memberships = queries["journal.memberships"]
         self._add_messages = queries["journal.add_messages"]
@@ -193,7 +196,9 @@ class Journal:
         """Store a batch, or, if there is something wrong with one of its entries, each alone."""
         began = trio.current_time()
         try:
-            numbered = await self._database.transaction(lambda tx: self._store(tx, entries))
+            numbered = await self._store_posts(entries)
+            if numbered is None:
+                numbered = await self._database.transaction(lambda tx: self._store(tx, entries))
         except Unavailable as out:
             if not self._is_failing:
                 log.warning("commit_failed", entries=len(entries), detail=out.detail)
@@ -250,8 +255,24 @@ class Journal:
             # They are stored: whoever has not heard of them is told by the next repair.
             log.exception("publish_failed", events=len(events))
 
+    async def _store_posts(self, entries: Sequence[Entry]) -> Numbered | None:
+        """Store a batch of messages in one statement; `None`, and nothing stored, where that does not do."""
+        if self._post is None or (rows := rows_of_posts(entries)) is None:
+            return None
+        now_ms = self._now_ms()
+        row = await self._database.write(self._post, {"messages": _json(rows), "now": now_ms})
+        assert row is not None
+        heads, has_obstacle = row
+        if has_obstacle:
+            return None
+        return number_batch(Batch(entries, _heads(heads), {}, {}, frozenset(), self._options.max_members, now_ms))
+
+    def _now_ms(self) -> int:
+        self._last_ms = max(self._clock(), self._last_ms)
+        return self._last_ms
+
     async def _store(self, tx: Transaction, entries: Sequence[Entry]) -> Numbered:
-        self._last_ms = now_ms = max(self._clock(), self._last_ms)
+        now_ms = self._now_ms()
         heads, repeats = await self._read_heads(tx, entries)
         batch = Batch(
             entries=entries,
@@ -289,7 +310,7 @@ class Journal:
         ]
         row = await tx.row(self._heads, {"rooms": _json(rooms), "keys": _json(keys)})
         assert row is not None
-        heads = {room_id: Head(*head) for room_id, *head in parse_json(row[0])}
+        heads = _heads(row[0])
         repeats = {(sender, key): Repeat(*repeat) for sender, key, *repeat in parse_json(row[1])}
         return heads, repeats
 
@@ -302,6 +323,10 @@ class Journal:
         batch.banned = frozenset(
             (room_id, user_id) for room_id, user_id, _, banned_at in found if banned_at is not None
         )
+
+
+def _heads(found: str) -> dict[str, Head]:
+    return {room_id: Head(*head) for room_id, *head in parse_json(found)}
 
 
 def _json(rows: object) -> str:

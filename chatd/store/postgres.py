@@ -118,6 +118,16 @@ class PostgresDatabase:
         kind = {"isolation": "read_committed"}
         return await self._run(lambda connection: self._transact(connection, work, kind), self._writers)
 
+    async def write(self, query: Query, params: Params) -> Row | None:
+        return await self._run(lambda connection: self._write(connection, query, params), self._writers)
+
+    async def _write(self, connection: Any, query: Query, params: Params) -> Row | None:
+        """One statement is a transaction of itself, and no lock of it waits for this node."""
+        for _ in range(TRIES - 1):
+            with suppress(*_UNDONE):
+                return await self._statements(connection).row(query, params)
+        return await self._statements(connection).row(query, params)
+
     def _statements(self, connection: Any) -> _Statements:
         return _Statements(connection, self._deadlines)
 
@@ -191,6 +201,11 @@ class PostgresDatabase:
                 "lock_timeout": str(lock_ms),
                 # our statements take less time than compiling them
                 "jit": "off",
+                # Each is for few rows, found by a key. Its plan is kept, and may have been made while a table was empty
+                # or unknown: every commit would read all of `messages` from then on.
+                "enable_seqscan": "off",
+                "enable_hashjoin": "off",
+                "enable_mergejoin": "off",
             },
         )
         with trio.CancelScope(shield=True):

@@ -51,6 +51,10 @@ class Queries:
     def __getitem__(self, name: str) -> Query:
         return self._queries[name]
 
+    def find(self, name: str) -> Query | None:
+        """The query, where this dialect has it."""
+        return self._queries.get(name)
+
     def __iter__(self) -> Iterator[str]:
         """The names, sorted."""
         return iter(sorted(self._queries))

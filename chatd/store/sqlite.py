@@ -71,6 +71,9 @@ class SqliteDatabase:
     async def transaction(self, work: Work[T]) -> T:
         return await trio.to_thread.run_sync(self._write, work, limiter=self._writer_limiter)
 
+    async def write(self, query: Query, params: Params) -> Row | None:
+        return await self.transaction(lambda tx: tx.row(query, params))
+
     def _read(self, work: Work[T]) -> T:
         reader = self._readers.get()
         try:

@@ -21,6 +21,42 @@ SELECT (
     JOIN messages ON messages.sender_id = key ->> 0 AND messages.client_message_id = key ->> 1
 );
 
+-- name: post
+-- Store a batch of messages at once, the database giving the numbers: no lock ever waits for a node. Where each room was
+-- before, and whether something is in the way (a key that was stored before, a room that is gone): nothing is stored then.
+-- What another node stores while the locks are waited for is found by the unique key. LIMIT: the batch's rooms.
+WITH entry AS MATERIALIZED (
+    SELECT entry ->> 0 AS id, entry ->> 1 AS room_id, (entry ->> 2)::bigint AS place, entry ->> 3 AS sender_id,
+           entry ->> 4 AS message_type, entry ->> 5 AS content, entry ->> 6 AS reply_to, entry ->> 7 AS metadata,
+           entry ->> 8 AS client_message_id, entry ->> 9 AS request_hash
+    FROM json_array_elements(:messages) AS entry
+), room AS MATERIALIZED (
+    SELECT id, kind, last_seq, message_count, member_count, max_members FROM rooms
+    WHERE id IN (SELECT room_id FROM entry) AND deleted_at IS NULL
+    ORDER BY id FOR NO KEY UPDATE
+), obstacle AS MATERIALIZED (
+    SELECT messages.id FROM entry
+    JOIN messages ON messages.sender_id = entry.sender_id AND messages.client_message_id = entry.client_message_id
+    UNION ALL
+    SELECT entry.id FROM entry WHERE NOT EXISTS (SELECT FROM room WHERE room.id = entry.room_id)
+), stored AS (
+    INSERT INTO messages (id, room_id, seq, count_in_room, sender_id, message_type, content, reply_to, metadata,
+                          client_message_id, request_hash, created_at)
+    SELECT entry.id, entry.room_id, room.last_seq + entry.place, room.message_count + entry.place, entry.sender_id,
+           entry.message_type, entry.content, entry.reply_to, entry.metadata, entry.client_message_id,
+           entry.request_hash, :now
+    FROM entry JOIN room ON room.id = entry.room_id
+    WHERE NOT EXISTS (SELECT FROM obstacle)
+), advanced AS (
+    UPDATE rooms
+    SET last_seq = room.last_seq + share.messages, message_count = room.message_count + share.messages
+    FROM room JOIN (SELECT room_id, COUNT(*) AS messages FROM entry GROUP BY room_id) AS share ON share.room_id = room.id
+    WHERE rooms.id = room.id AND NOT EXISTS (SELECT FROM obstacle)
+)
+SELECT COALESCE(json_agg(json_build_array(id, kind, last_seq, message_count, member_count, max_members)), '[]'),
+       EXISTS (SELECT FROM obstacle)
+FROM room;
+
 -- name: memberships
 -- Which of the batch's [room, user] pairs are members, and which are banned: [room, user, role, ban]. LIMIT: one row a pair.
 SELECT COALESCE(json_agg(json_build_array(key ->> 0, key ->> 1, room_members.role, room_bans.banned_at)), '[]')
