@@ -138,7 +138,7 @@ def distributed(tmp_path: Path) -> dict[str, str]:
 
 
 def node(tmp_path: Path, options: dict[str, str]) -> Config:
-    return load_config(None, environment(tmp_path / "data", **options))
+    return load_config(None, environment(tmp_path / "data", limits=False, **options))
 
 
 async def test_check_tells_versions_and_latencies_of_both_servers(tmp_path: Path, distributed: dict[str, str]) -> None:
@@ -179,7 +179,7 @@ async def test_disabling_and_a_new_password_close_live_connections_where_a_bus_i
     tmp_path: Path, distributed: dict[str, str]
 ) -> None:
     options = {**distributed, "DATABASE_MIGRATE": "true"}
-    async with open_daemon(tmp_path / "daemon", **options) as daemon:
+    async with open_daemon(tmp_path / "daemon", limits=False, **options) as daemon:
         ada, bob = await daemon.register("ada"), await daemon.register("bob")
         async with daemon.connect(ada) as one, daemon.connect(bob) as other:
             assert "are closed" in await set_password(node(tmp_path, options), "ada", "new horse 1")

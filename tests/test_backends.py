@@ -63,7 +63,7 @@ def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Config, Con
     postgres = shared_postgres()
     url = postgres.url(postgres.new_database())
     options = {"DATABASE_URL": url, "DATABASE_MIGRATE": "true", "AUTH_SECRET": "s" * 32}
-    one, other = (load_config(NO_FILE, environment(tmp_path / name, **options)) for name in ("one", "other"))
+    one, other = (load_config(NO_FILE, environment(tmp_path / name, limits=False, **options)) for name in ("one", "other"))
     return one, other
 
 

@@ -118,11 +118,14 @@ class Sessions:
         # One that has not arrived reads its rooms again, one that joins by itself finds out by itself.
         if not session.has_arrived or room_id in session.joining:
             return
-        known = session.rooms.get(room_id)
+        known, room = session.rooms.get(room_id), self._hub.room(room_id)
         if known is not None:
-            session.enter(room_id, known.role, seq)
+            if room is None or room.position >= seq:
+                session.enter(room_id, known.role, seq)
+            else:
+                # A leaving may be among the events that are still to come, and this one is among them, too.
+                self._hub.expect(room_id, seq)
             return
-        room = self._hub.room(room_id)
         if (
             role is not None
             and room is not None

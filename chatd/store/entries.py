@@ -234,7 +234,7 @@ def rows_of_posts(entries: Sequence[Entry]) -> list[tuple[object, ...]] | None:
 
     `None` for a batch that has to be gone through here: of something else than messages, or with a key twice.
     """
-    rows = []
+    rows: list[tuple[object, ...]] = []
     places: dict[str, int] = {}
     keys = set()
     for entry in entries:

@@ -102,7 +102,7 @@ class Report:
                 f"seed {self.seed}: {self.clients} clients for {self.seconds:.0f} s",
                 f"{self.sent} messages sent and {self.resent} sent again, {self.acknowledged} acknowledged",
                 f"{self.stored} messages and {self.changes} other events stored",
-                f"{judgement.events} events heard, {judgement.replayed} in replays, {judgement.bridged} between stays",
+                f"{judgement.events} events heard, {judgement.replayed} in replays",
                 f"{judgement.stays} connections, {judgement.resumes} resumes, {judgement.resyncs} resyncs",
                 f"refusals: {refusals}",
                 f"warnings of the nodes: {warnings}",

@@ -84,24 +84,12 @@ class Judgement:
     promises: dict[str, Promise] = field(default_factory=dict)
     events: int = 0
     replayed: int = 0
-    #: Events between two stays in a room that a connection heard because it went on.
-    bridged: int = 0
     resumes: int = 0
     resyncs: int = 0
     stays: int = 0
     refusals: Counter[str] = field(default_factory=Counter)
     #: When each event was heard live for the first and for the last time, by room and seq.
     heard_at: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
-
-
-@dataclass
-class _Afterwards:
-    """What came in order behind the user's own leaving: nobody's business, unless the user was a member again by then
-    and the connection, told of it before it had heard of the leaving, simply went on.
-    """
-
-    position: int
-    faults: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -127,16 +115,13 @@ class _StayJudge:
         self.is_authenticated = False
         self.is_over = False
         self.left_at: dict[str, float] = {}
-        self.afterwards: dict[str, _Afterwards] = {}
         self.sends: dict[str, int] = {}
         self.newest: dict[str, tuple[int, int]] = {}
         self.at_s = 0.0
 
     def blame(self, sentence: str) -> None:
-        self.judgement.faults.append(self._fault(sentence))
-
-    def _fault(self, sentence: str) -> str:
-        return f"{self.diary.name}, connection {self.number}, {self.at_s:.2f} s: {sentence}"
+        where = f"{self.diary.name}, connection {self.number}, {self.at_s:.2f} s"
+        self.judgement.faults.append(f"{where}: {sentence}")
 
     def judge(self, lines: Sequence[Line], must_hear: dict[str, int]) -> None:
         for at_s, _, what, message in lines:
@@ -147,8 +132,6 @@ class _StayJudge:
                 self._judge_told(message, must_hear)
             elif what == "ends":
                 self.is_over = True
-        for after in self.afterwards.values():
-            self.judgement.faults += after.faults
         for room_id, left_at_s in self.left_at.items():
             if room_id in self.rooms and self.at_s - left_at_s > TOLD_WITHIN_S:
                 position = self.rooms[room_id].position
@@ -198,12 +181,7 @@ class _StayJudge:
             self.blame(f"heard {event}, which is not what is stored")
         hearing = self.rooms.get(room_id)
         if hearing is None:
-            is_following = is_own and event["type"] == "user_joined"
-            if not is_following and self._is_afterwards(room_id, seq):
-                return
-            if is_following:
-                self._bridge(room_id, seq)
-            else:
+            if not (is_own and event["type"] == "user_joined"):
                 self.blame(f"heard seq {seq} of room {room_id}, which it does not hear")
             # A device follows what another one has joined.
             self.rooms[room_id] = hearing = _Hearing(seq)
@@ -220,27 +198,8 @@ class _StayJudge:
             self.blame(f"heard seq {seq} of room {room_id}, of which it was no member then")
         if is_own and event["type"] == "user_left":
             del self.rooms[room_id]
-            self.afterwards[room_id] = _Afterwards(seq)
             self.left_at.pop(room_id, None)
             must_hear.pop(room_id, None)
-
-    def _is_afterwards(self, room_id: str, seq: int) -> bool:
-        """Whether this is the next event behind the user's own leaving; what of it is wrong is known later."""
-        after = self.afterwards.get(room_id)
-        if after is None or seq != after.position + 1:
-            return False
-        after.position = seq
-        after.faults.append(self._fault(f"heard seq {seq} of room {room_id}, which it does not hear"))
-        return True
-
-    def _bridge(self, room_id: str, seq: int) -> None:
-        after = self.afterwards.pop(room_id, None)
-        if after is None:
-            return
-        if seq == after.position + 1:
-            self.judgement.bridged += len(after.faults)
-        else:
-            self.judgement.faults += after.faults
 
     def _note_time(self, room_id: str, seq: int) -> None:
         first_s, _ = self.judgement.heard_at.get((room_id, seq), (self.at_s, self.at_s))
@@ -270,8 +229,6 @@ class _StayJudge:
         if self.asked.get(message.get("id", ""), {}).get("type") != "join_room":
             return
         must_hear[room_id] = seq
-        if (after := self.afterwards.pop(room_id, None)) is not None:
-            self.judgement.faults += after.faults
         hearing = self.rooms.get(room_id)
         if hearing is None:
             self.rooms[room_id] = _Hearing(seq)
