@@ -133,8 +133,9 @@ class ListedMembers(ListedHistory):
         """As `Rooms.by_id`."""
         if room_id not in self.rooms:
             return None
-        role = None if self.stay_of(room_id, asked_by) is None else "member"
-        row = RoomRow(room_id, "public", room_id, None, None, 0, 0, None, len(self.rooms[room_id]), role)
+        joined_seq = self.stay_of(room_id, asked_by)
+        role = None if joined_seq is None else "member"
+        row = RoomRow(room_id, "public", room_id, None, None, 0, 0, None, len(self.rooms[room_id]), role, joined_seq)
         await self._read("by_id", room_id)
         return row
 
@@ -161,16 +162,16 @@ class ListedMembers(ListedHistory):
 
 @dataclass(eq=False)
 class Device:
-    """A session of this node and what it heard: each seq, and whether the user was a member at that moment."""
+    """A session of this node, and the seqs that it heard of each room."""
 
     session: Session = field(init=False)
-    heard: dict[str, list[tuple[int, bool]]] = field(default_factory=dict)
+    heard: dict[str, list[int]] = field(default_factory=dict)
     closed: list[tuple[int, str]] = field(default_factory=list)
     #: Where it began to hear the rooms of which its user was a member then.
     arrived: dict[str, int] = field(default_factory=dict)
 
     def seqs(self, room_id: str) -> list[int]:
-        return [seq for seq, _ in self.heard.get(room_id, [])]
+        return self.heard.get(room_id, [])
 
 
 @dataclass
@@ -186,7 +187,7 @@ class Node:
         """A device of the user that hears all of the user's rooms from now on."""
         device = Device()
         outbox = Outbox(
-            partial(self._take, device, user_id), bound_bytes=10**6, on_waiting=_fail, on_overflow=_fail,
+            partial(_take, device), bound_bytes=10**6, on_waiting=_fail, on_overflow=_fail,
             on_broken=_fail,
         )  # fmt: skip
         line = Line(
@@ -208,12 +209,6 @@ class Node:
         session.has_arrived = True
         return device
 
-    def _take(self, device: Device, user_id: str, frames: bytes) -> int:
-        for room, seq in SEQS.findall(frames):
-            is_member = self.history.stay_of(room.decode(), user_id) is not None
-            device.heard.setdefault(room.decode(), []).append((int(seq), is_member))
-        return len(frames)
-
     def commit(self, room_id: str, kind: str = "new_message", user_id: str | None = None) -> Event:
         """Store an event and publish it as another node does, with its notice."""
         event = self.history.append_nowait(room_id, kind, user_id)
@@ -227,6 +222,12 @@ class Node:
 
 def _fail() -> None:
     raise AssertionError("this socket takes everything")
+
+
+def _take(device: Device, frames: bytes) -> int:
+    for room, seq in SEQS.findall(frames):
+        device.heard.setdefault(room.decode(), []).append(int(seq))
+    return len(frames)
 
 
 @asynccontextmanager

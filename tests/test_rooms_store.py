@@ -26,7 +26,7 @@ async def test_a_new_room_has_its_owner_and_first_members(store: Store) -> None:
     ada, bob, cy = [await store.add_user(name) for name in ("ada", "bob", "cy")]
     new = NewRoom(new_id(), "private", "plans", "what to do", ada.id)
     await store.rooms.add(new, owner_id=ada.id, member_ids=[bob.id], now_ms=1000)
-    room = RoomRow(new.id, "private", "plans", "what to do", ada.id, 1000, 2, None, 0, "owner")
+    room = RoomRow(new.id, "private", "plans", "what to do", ada.id, 1000, 2, None, 0, "owner", 0)
     assert await store.rooms.by_id(new.id, asked_by=ada.id) == room
     seen_by_bob = await store.rooms.by_id(new.id, asked_by=bob.id)
     seen_by_cy = await store.rooms.by_id(new.id, asked_by=cy.id)

@@ -126,12 +126,13 @@ async def follow(chat: Chat, session: Session, room_id: str) -> None:
         if session.changes != changes:
             continue
         after = session.following.pop(room_id, None)
-        if after is not None and row is not None and row.role is not None:
+        if after is not None and row is not None and row.role is not None and row.joined_seq is not None:
             session.enter(room_id, row.role, row.last_seq)
             if not chat.hub.is_heard_by(session, room_id):
                 # What it was sent in its last stay comes before what it is sent now.
                 chat.hub.send_backlog(room_id)
-                await catch_up(chat, session, room_id, max(after, session.heard.get(room_id, 0)))
+                after = max(after, session.heard.get(room_id, 0), row.joined_seq - 1)
+                await catch_up(chat, session, room_id, after)
         return
     session.following.pop(room_id, None)
 

@@ -109,8 +109,10 @@ class Sessions:
 
     def let_follow(self, session: Session, room_id: str, after: int) -> None:
         """Have the store asked whether a session is to hear a room, from behind the seq `after`."""
-        if room_id not in session.following:
-            session.following[room_id] = after
+        known = session.following.get(room_id)
+        # Of several joinings the last one counts, in whatever order they are told.
+        session.following[room_id] = after if known is None else max(after, known)
+        if known is None:
             self._follow(session, room_id)
 
     def _joined(self, session: Session, room_id: str, seq: int, role: str | None) -> None:
@@ -141,17 +143,18 @@ class Sessions:
         session.changes += 1
         if room_id in session.joining:
             session.joining[room_id] = max(session.joining[room_id], seq)
-        known = session.rooms.get(room_id)
-        if known is not None and seq <= known.seq:
+        known, room = session.rooms.get(room_id), self._hub.room(room_id)
+        is_crossed = is_delivered and self._hub.is_heard_by(session, room_id)
+        if known is not None and seq <= known.seq and not is_crossed:
             # It was over before this stay began.
             return
-        room = self._hub.room(room_id)
         if room is not None and room.position < seq and session in room.listeners:
             # It may do nothing more in the room; what it hears up to its leaving is still its own.
             session.rooms.pop(room_id, None)
             session.leaving.add(room_id)
             self._hub.expect(room_id, seq)
-        elif is_delivered and self._hub.is_heard_by(session, room_id):
+        elif is_crossed:
+            # Also where it is known that there is a later stay: that begins with an event that is still to come.
             self._hub.unlisten(session, [room_id])
             self._note_stop(session, room_id, seq)
         else:

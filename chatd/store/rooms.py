@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RoomRow:
-    """A room, with the role that whoever asked has in it (`None`: not a member)."""
+    """A room, with the role that whoever asked has in it, and the seq of their joining (`None`: not a member)."""
 
     id: str
     kind: str
@@ -28,6 +28,7 @@ class RoomRow:
     max_members: int | None
     last_seq: int
     role: str | None
+    joined_seq: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,14 @@ INSERT INTO room_members (room_id, user_id, role, joined_at, joined_seq) VALUES 
 -- name: by_id
 -- A room with the role that the asking user has in it, if any.
 SELECT rooms.id, rooms.kind, rooms.name, rooms.topic, rooms.created_by, rooms.created_at, rooms.member_count,
-       rooms.max_members, rooms.last_seq, room_members.role
+       rooms.max_members, rooms.last_seq, room_members.role, room_members.joined_seq
 FROM rooms LEFT JOIN room_members ON room_members.room_id = rooms.id AND room_members.user_id = :user_id
 WHERE rooms.id = :id AND rooms.deleted_at IS NULL LIMIT 1;
 
 -- name: visible
 -- Public rooms and the user's own ones behind the cursor, oldest first.
 SELECT rooms.id, rooms.kind, rooms.name, rooms.topic, rooms.created_by, rooms.created_at, rooms.member_count,
-       rooms.max_members, rooms.last_seq, room_members.role
+       rooms.max_members, rooms.last_seq, room_members.role, room_members.joined_seq
 FROM rooms LEFT JOIN room_members ON room_members.room_id = rooms.id AND room_members.user_id = :user_id
 WHERE rooms.id > :after AND rooms.deleted_at IS NULL
   AND (rooms.kind = 'public' OR (room_members.role IS NOT NULL AND rooms.kind <> 'direct'))
