@@ -233,7 +233,6 @@ class Distributed:
             "CHATD_AUTH_SECRET": "a secret that all nodes of this test know",
         }
 
-
     def rows(self, data_dir: Path, statement: str) -> list[tuple[Any, ...]]:
         """What `Daemon.rows` says, of PostgreSQL."""
         postgres, name = shared_postgres(), self._databases[data_dir]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
 from chatd.configfile import load_config
 from chatd.server import open_chat
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from chatd.config import Config
 
 CHECKOUT = Path(__file__).parent.parent
+NAMES = ("one", "another", "a third")
 #: What only several nodes need.
 DISTRIBUTED = {"triopg", "asyncpg", "trio_asyncio", "redis"}
 #: A whole life of everything behind the sockets; which modules it took, and how many asyncio loops were made.
@@ -58,17 +60,16 @@ def test_asyncio_is_there_only_where_a_url_asks_for_it(tmp_path: Path, back_ends
 
 
 @pytest.fixture
-def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Config, Config]:
-    """Two nodes on one new database."""
+def shared(tmp_path: Path) -> tuple[Config, ...]:
+    """Nodes on one new database."""
     postgres = shared_postgres()
     url = postgres.url(postgres.new_database())
     options = {"DATABASE_URL": url, "DATABASE_MIGRATE": "true", "AUTH_SECRET": "s" * 32}
-    one, other = (load_config(NO_FILE, environment(tmp_path / name, limits=False, **options)) for name in ("one", "other"))
-    return one, other
+    return tuple(load_config(NO_FILE, environment(tmp_path / name, limits=False, **options)) for name in NAMES)
 
 
 async def test_nodes_that_start_one_after_the_other_find_the_same_lobby_and_epoch(
-    shared: tuple[Config, Config],
+    shared: tuple[Config, ...],
 ) -> None:
     async with open_chat(shared[0]) as one:
         rooms = await one.rooms.visible("", after="", limit=10, offset=0)
@@ -76,3 +77,25 @@ async def test_nodes_that_start_one_after_the_other_find_the_same_lobby_and_epoc
             assert other.epoch == one.epoch
             assert await other.rooms.visible("", after="", limit=10, offset=0) == rooms
     assert [room.name for room in rooms] == ["lobby"]
+
+
+async def test_nodes_that_start_together_migrate_once_and_make_one_lobby(shared: tuple[Config, ...]) -> None:
+    epochs: list[str] = []
+    lobbies: list[list[str]] = []
+    all_are_open = trio.Event()
+
+    async def live(config: Config) -> None:
+        async with open_chat(config) as chat:
+            epochs.append(chat.epoch)
+            if len(epochs) == len(shared):
+                all_are_open.set()
+            await all_are_open.wait()
+            lobbies.append([room.id for room in await chat.rooms.visible("", after="", limit=10, offset=0)])
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            for config in shared:
+                nursery.start_soon(live, config)
+    assert len(set(epochs)) == 1
+    assert [len(found) for found in lobbies] == [1] * len(shared)
+    assert len({room_id for [room_id] in lobbies}) == 1
