@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from chatd.configfile import load_config
 from chatd.ids import new_id
-from tests.daemon import open_daemon
+from chatd.server import open_chat
+from chatd.store.entries import MembershipChange
+from tests.daemon import NO_FILE, environment, open_daemon
 from tests.servers import shared_postgres, shared_redis
+from tests.stores import ignore
 from tests.torture.checker import Promise
 from tests.torture.cluster import Report, torture
 from tests.torture.nemesis import Wound
@@ -26,21 +30,26 @@ if TYPE_CHECKING:
 SOON_S = 5
 
 
-@asynccontextmanager
-async def open_nodes(
-    folder: Path, count: int = 2, *, limits: bool = False, **options: str
-) -> AsyncIterator[list[Daemon]]:
-    """Daemons in this process on one new database and one bus."""
-    shared = {
+def new_back_ends() -> dict[str, str]:
+    """Options of nodes on one new database and one bus."""
+    return {
         "DATABASE_URL": shared_postgres().url(shared_postgres().new_database()),
         "DATABASE_MIGRATE": "true",
         "BUS_URL": shared_redis().url,
         "BUS_PREFIX": new_id(),
         "AUTH_SECRET": SECRET,
     }
+
+
+@asynccontextmanager
+async def open_nodes(
+    folder: Path, count: int = 2, *, limits: bool = False, **options: str
+) -> AsyncIterator[list[Daemon]]:
+    """Daemons in this process, on new back ends unless they are among the options."""
+    options = options if "DATABASE_URL" in options else {**new_back_ends(), **options}
     async with AsyncExitStack() as stack:
         yield [
-            await stack.enter_async_context(open_daemon(folder / f"node{number}", limits=limits, **shared, **options))
+            await stack.enter_async_context(open_daemon(folder / f"node{number}", limits=limits, **options))
             for number in range(count)
         ]
 
@@ -125,6 +134,27 @@ async def test_a_device_on_another_node_follows_a_join_and_hears_nothing_more_af
             for client in (first, second):
                 refused = await client.ask(type="send_message", roomId=room_id, content="am I in?")
                 assert refused["code"] == "not_a_member"
+
+
+async def test_who_is_removed_from_a_room_hears_nothing_more_of_it_on_any_node(tmp_path: Path) -> None:
+    shared = new_back_ends()
+    config = load_config(NO_FILE, environment(tmp_path / "third", limits=False, **shared))
+    async with open_nodes(tmp_path, 2, limits=False, **shared) as (one, other), open_chat(config) as third:
+        owner, user = await one.register("owner"), await one.register("ada")
+        room_id = await one.create_room(owner, members=[user.id])
+        async with one.connect(owner) as speaker, one.connect(user) as first, other.connect(user) as second:
+            # What a moderator will do; the third node has none of these connections.
+            kicked = MembershipChange(room_id, user.id, "ada", online=True, settle=ignore, reason="kicked")
+            await third.journal.write(kicked)
+            for client in (first, second):
+                assert (await hear(client, "user_left", userId=user.id))["reason"] == "kicked"
+                client.inbox.clear()
+            await speaker.ask(type="send_message", roomId=room_id, content="they are gone")
+            await hear(speaker, "new_message", content="they are gone")
+            for client in (first, second):
+                assert await is_silent(client)
+                for request in ({"type": "send_message", "content": "am I in?"}, {"type": "get_history"}):
+                    assert (await client.ask(roomId=room_id, **request))["code"] == "not_a_member"
 
 
 async def test_who_leaves_on_one_node_and_joins_at_once_on_the_other_hears_the_room_on_both(tmp_path: Path) -> None:
