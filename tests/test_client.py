@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import random
 import signal
-from contextlib import asynccontextmanager
+import ssl
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from chatd.client import Client, RoomEvent, Stream
+    from chatd.client import Client, Notice, RoomEvent, Stream
 
 #: Waits between connections that do not hold up a test.
 SOON = (0.01, 0.05)
@@ -431,3 +432,79 @@ async def test_client_whose_user_takes_too_slowly_is_closed_by_the_server_and_re
                 heard = contents(await take(events, 600))
                 assert [content.split()[0] for content in heard] == [f"{number}" for number in range(600)]
                 assert isinstance(await anext(notices), Lost)
+
+
+# -- on the way to the server -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate of localhost that signs itself, and its key."""
+    made, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    await trio.run_process(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-noenc", "-days", "2", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", made],
+        capture_stderr=True,
+    )  # fmt: skip
+    return made, key
+
+
+async def test_secure_url_is_connected_to_with_its_name_checked(daemon: Daemon, certificate: tuple[Path, Path]) -> None:
+    server_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server_context.load_cert_chain(*certificate)
+
+    async def carry(source: trio.abc.Stream, target: trio.abc.Stream, scope: trio.CancelScope) -> None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while data := await source.receive_some(65_536):
+                await target.send_all(data)
+        scope.cancel()
+
+    async def serve(secure: trio.SSLStream[trio.SocketStream]) -> None:
+        with suppress(trio.BrokenResourceError):
+            plain = await trio.open_tcp_stream("127.0.0.1", daemon.websocket_port)
+            async with plain, trio.open_nursery() as nursery:
+                nursery.start_soon(carry, secure, plain, nursery.cancel_scope)
+                nursery.start_soon(carry, plain, secure, nursery.cancel_scope)
+
+    ada = await daemon.register("ada")
+    told: list[Notice] = []
+    async with trio.open_nursery() as nursery:
+        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        secured = trio.SSLListener(listener, server_context, https_compatible=True)
+        nursery.start_soon(partial(trio.serve_listeners, serve, [secured]))
+        url = f"wss://localhost:{listener.socket.getsockname()[1]}/"
+        trusting = ssl.create_default_context(cafile=certificate[0])
+        with trio.fail_after(10):
+            async with open_client(url, token=ada.token, ssl_context=trusting) as client:
+                assert client.username == "ada"
+        with trio.move_on_after(1):
+            async with open_client(url, token=ada.token, reconnect_s=SOON, on_notice=told.append):
+                pytest.fail("it trusts whoever answers")
+        nursery.cancel_scope.cancel()
+    assert isinstance(told[0], Lost)
+    assert "certificate verify failed" in told[0].reason
+
+
+async def test_upgrade_that_is_refused_for_now_is_tried_again_after_what_the_server_says() -> None:
+    heads = []
+
+    async def refuse(stream: trio.SocketStream) -> None:
+        heads.append(await stream.receive_some(65_536))
+        body = b"There are too many connections.\n"
+        await stream.send_all(
+            b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 3\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+        )
+
+    told: list[Notice] = []
+    async with trio.open_nursery() as nursery:
+        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(partial(trio.serve_listeners, refuse, [listener]))
+        url = f"ws://127.0.0.1:{listener.socket.getsockname()[1]}/"
+        with trio.move_on_after(1):
+            async with open_client(url, token="x", on_notice=told.append):
+                pytest.fail("nobody let it in")
+        nursery.cancel_scope.cancel()
+    assert len(heads) == 1
+    assert isinstance(told[0], Lost)
+    assert told[0].reason == "There are too many connections."
+    assert 3.0 <= told[0].retry_in_s <= 4.0
