@@ -1,7 +1,7 @@
 """What a client knows: what it asked and was not answered, and where it is in every room. No sockets, no tasks.
 
-Pure: `api` and `live` tell it what a connection said and when, and ask it what to send; it never waits and never reads
-a clock. The rules of resuming are here and nowhere else. An event is taken if it is the next one of its room; what
+Pure: `client` and `live` tell it what a connection said and when, and ask it what to send; it never waits or reads a
+clock. The rules of resuming are here and nowhere else. An event is taken if it is the next one of its room; what
 came before is a repeat and dropped, what comes too early leaves the room behind, and a room that is behind is asked
 for again from its position (`authenticate.resume`) as soon as its user has space for what was missed.
 """
