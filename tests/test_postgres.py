@@ -218,10 +218,24 @@ async def test_a_session_that_is_ended_in_a_transaction_undoes_it_and_is_replace
     assert output.getvalue() == ""
 
 
-async def test_a_connection_that_is_lost_in_the_moment_in_which_it_is_given_back_is_no_defect(
+async def test_a_connection_that_was_lost_while_nobody_used_it_is_replaced_without_a_word(
+    server: Postgres, name: str
+) -> None:
+    async with open_database(server.url(name)) as database:
+        row = await database.row(ME, {})
+        assert row is not None
+        server.sql(f"SELECT pg_terminate_backend({row[0]}, 10000)")
+        # The loss is seen when the loop looks at its sockets.
+        await trio.sleep(0.1)
+        assert await database.rows(ALL, {}) == []
+        assert await database.row(ME, {}) != row
+        await check_whole(server, name, database)
+
+
+async def test_what_asyncpg_says_when_a_connection_is_lost_as_it_is_taken_back_is_no_defect(
     server: Postgres, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """asyncpg has begun to take it back when it learns of the loss; in the torture it did so when a server died."""
+    """It has begun to take it back when it learns of the loss; in the torture it did so when a server died."""
     holders = asyncpg.pool.PoolConnectionHolder
     release = holders.release
 
@@ -229,11 +243,17 @@ async def test_a_connection_that_is_lost_in_the_moment_in_which_it_is_given_back
         holder._con.terminate()
         await release(holder, timeout)
 
+    async def hang(tx: Transaction) -> None:
+        row = await tx.row(ME, {})
+        assert row is not None
+        server.sql(f"SELECT pg_terminate_backend({row[0]}, 10000)")
+        await tx.run(ADD, {"id": "never"})
+
     async with open_database(server.url(name)) as database:
         with monkeypatch.context() as patch:
             patch.setattr(holders, "release", lose_and_release)
             with pytest.raises(Unavailable):
-                await database.rows(ALL, {})
+                await database.transaction(hang)
         await check_whole(server, name, database)
 
 

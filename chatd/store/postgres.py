@@ -101,6 +101,8 @@ class PostgresDatabase:
         self._pool: Any = None
         self._detail = "not connected"
         self._is_out = trio.Event()
+        # Connections that are in no use, each with what gives it back to the pool.
+        self._free: list[tuple[Any, Any]] = []
         # When the time of each connection in use is up.
         self._deadlines: dict[Any, float] = {}
 
@@ -154,7 +156,7 @@ class PostgresDatabase:
             raise self._outage()
         connection = None
         try:
-            async with pool.acquire() as connection:
+            async with self._hold(pool) as connection:
                 self._deadlines[connection] = trio.current_time() + self._timeout_s
                 try:
                     return await unit(connection)
@@ -169,6 +171,29 @@ class PostgresDatabase:
                 self._go_out(_reason(error))
             _translate(error, is_cut=connection is None or connection.is_closed())
 
+    @asynccontextmanager
+    async def _hold(self, pool: Any) -> AsyncIterator[Any]:
+        """A connection of the pool, which the pool gets back only when it is closed: that crosses to asyncio twice."""
+        holding, connection = await self._take_free() or (pool.acquire(), None)
+        if connection is None:
+            connection = await holding.__aenter__()
+        try:
+            yield connection
+        finally:
+            if connection.is_closed() or pool is not self._pool:
+                await _let_go(holding)
+            else:
+                self._free.append((holding, connection))
+
+    async def _take_free(self) -> tuple[Any, Any] | None:
+        """A connection that is in no use and lives."""
+        while self._free:
+            holding, connection = self._free.pop()
+            if not connection.is_closed():
+                return holding, connection
+            await _let_go(holding)
+        return None
+
     def _outage(self) -> Unavailable:
         return Unavailable(f"The database is out ({self._detail}); try again in a moment.")
 
@@ -177,6 +202,7 @@ class PostgresDatabase:
         pool, self._pool, self._detail = self._pool, None, detail
         if pool is not None:
             log.warning("database_out", detail=detail)
+            self._free.clear()
             pool.terminate()
             self._is_out.set()
 
@@ -301,6 +327,12 @@ def _numbered(query: Query) -> tuple[str, tuple[str, ...]]:
     """The text of a query with `$1` in the place of its first parameter, and so on, and the names of those."""
     names = query.parameters
     return _PARAMETER.sub(lambda found: f"${names.index(found['name']) + 1}", query.text), names
+
+
+async def _let_go(holding: Any) -> None:
+    """Tell the pool that a connection is closed; that asyncpg may only just learn of the loss is no news."""
+    with suppress(asyncpg.InternalClientError, asyncpg.InterfaceError, OSError):
+        await holding.__aexit__(None, None, None)
 
 
 async def _leave_as_it_is(_connection: Any) -> None:
