@@ -64,6 +64,10 @@ DRAIN_BATCH: Final = 200
 #: Clients are asked to come back within so many milliseconds at least, and one more for each connection.
 RECONNECT_MS: Final = 1000
 BACKLOG: Final = 4096
+#: Seconds in which those who authenticate one after the other gather for one read.
+GATHER_S: Final = 0.02
+#: Stretches of rooms' histories that are read by one query: what they hold is in memory together.
+STRETCHES_AT_ONCE: Final = 16
 #: Signals that do nothing yet but say so.
 _NOT_YET: Final = {
     signal.SIGHUP: ("reload_not_yet", "Options are read at the start only; restart the daemon to change them."),
@@ -118,7 +122,8 @@ async def open_chat(
                 after_batch=partial(flush, holding),
             )
         )  # fmt: skip
-        arrivals = await enter(open_loader(partial(read_arrivals, accounts, rooms)))
+        arrivals = await enter(open_loader(partial(read_arrivals, accounts, rooms), gather_s=GATHER_S))
+        missed = await enter(open_loader(messages.events_of, max_keys=STRETCHES_AT_ONCE))
         followers, second_looks = Followers(), SecondLooks()
         chat = Chat(
             options=Options(
@@ -141,6 +146,7 @@ async def open_chat(
             rooms=rooms,
             messages=messages,
             arrivals=arrivals,
+            missed=missed,
             sessions=Sessions(hub, bus, follow=followers.queue, look_again=second_looks.queue),
             tokens=Tokens(secrets.current, secrets.previous or Secret(), access_s=config.auth.access_minutes * 60),
             passwords=Passwords(cost=config.auth.bcrypt_cost, workers=config.auth.bcrypt_workers),

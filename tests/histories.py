@@ -1,7 +1,7 @@
 """What the hub reads of a store, for tests that run under a mock clock and so without threads.
 
-`ListedHistory` is `Messages.events_after` and `Rooms.last_seqs` over lists; test_histories.py runs one suite over it
-and over the real ones.
+`ListedHistory` is `Messages.events_after`, `Messages.events_of` and `Rooms.last_seqs` over lists; test_histories.py
+runs one suite over it and over the real ones.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from chatd.errors import Unavailable
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from chatd.store.messages import Stretch
+
 
 class History(Protocol):
     """The durable events of rooms: written by the test, read by the hub."""
@@ -23,6 +25,7 @@ class History(Protocol):
     async def add_room(self, name: str) -> str: ...
     async def append(self, room_id: str, kind: str = "new_message", subject: str | None = None) -> Event: ...
     async def events_after(self, room_id: str, seq: int, limit: int) -> list[Event]: ...
+    async def events_of(self, stretches: Sequence[Stretch]) -> Mapping[Stretch, list[Event]]: ...
     async def last_seqs(self, room_ids: Sequence[str]) -> Mapping[str, int]: ...
 
 
@@ -54,6 +57,11 @@ class ListedHistory:
     async def events_after(self, room_id: str, seq: int, limit: int) -> list[Event]:
         found = self.rooms.get(room_id, [])[seq : seq + limit]
         await self._read("events_after", room_id)
+        return found
+
+    async def events_of(self, stretches: Sequence[Stretch]) -> Mapping[Stretch, list[Event]]:
+        found = {stretch: self.rooms.get(stretch.room_id, [])[stretch.after : stretch.until] for stretch in stretches}
+        await self._read("events_of", *(stretch.room_id for stretch in stretches))
         return found
 
     async def last_seqs(self, room_ids: Sequence[str]) -> Mapping[str, int]:

@@ -240,6 +240,7 @@ async def open_node(*rooms: str, options: HubOptions = USUAL, subscribing_s: flo
     async with (
         open_hub(bus, options, read_last_seqs=history.last_seqs, read_events=history.events_after) as hub,
         open_loader(history.arrivals) as arrivals,
+        open_loader(history.events_of) as missed,
         trio.open_nursery() as nursery,
     ):
         chat = cast(
@@ -250,6 +251,7 @@ async def open_node(*rooms: str, options: HubOptions = USUAL, subscribing_s: flo
                 rooms=history,
                 messages=history,
                 arrivals=arrivals,
+                missed=missed,
                 sessions=Sessions(hub, bus, follow=followers.queue, look_again=second_looks.queue),
                 options=SimpleNamespace(websocket=WebSocketOptions(), resume=ResumeOptions()),
             ),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from chatd.store.messages import Stretch
 from tests.histories import History, ListedHistory
 from tests.stores import KINDS, Store, join, leave, open_store, post
 
@@ -43,6 +44,9 @@ class StoredHistory:
 
     async def events_after(self, room_id: str, seq: int, limit: int) -> list[Event]:
         return await self._store.messages.events_after(room_id, seq, limit)
+
+    async def events_of(self, stretches: Sequence[Stretch]) -> Mapping[Stretch, list[Event]]:
+        return await self._store.messages.events_of(stretches)
 
     async def last_seqs(self, room_ids: Sequence[str]) -> Mapping[str, int]:
         return await self._store.rooms.last_seqs(room_ids)
@@ -88,3 +92,22 @@ async def test_positions_are_told_of_rooms_that_exist(history: History) -> None:
     assert await history.last_seqs([second, first, "unknown"]) == {first: 0, second: 1}
     assert await history.last_seqs([]) == {}
     assert await history.events_after("unknown", 0, 9) == []
+
+
+async def test_stretches_of_many_rooms_are_read_together_each_for_itself(history: History) -> None:
+    first, second = await history.add_room("first"), await history.add_room("second")
+    kinds = ["new_message", "user_joined", "new_message", "user_left", "new_message"]
+    events = [await history.append(first, kind, "bob" if kind.startswith("user") else None) for kind in kinds]
+    others = [await history.append(second)]
+    wanted = {
+        Stretch(first, 0, 5): events,
+        # The same in part, also with the same beginning, and what is not there yet.
+        Stretch(first, 0, 2): events[:2],
+        Stretch(first, 1, 4): events[1:4],
+        Stretch(first, 4, 9): events[4:],
+        Stretch(second, 0, 1): others,
+        Stretch(second, 1, 9): [],
+        Stretch("unknown", 0, 9): [],
+    }
+    assert await history.events_of(list(wanted)) == wanted
+    assert await history.events_of([]) == {}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from chatd.store.messages import Stretch
 from chatd.store.queries import Query
 from tests.stores import join, leave, post
 
@@ -80,6 +81,8 @@ async def test_what_was_missed_is_replayed_byte_for_byte_in_order(store: Store, 
     for after in range(10):
         for limit in (1, 2, 3, 5, 100):
             assert await store.messages.events_after(room_id, after, limit) == published[after : after + limit]
+            stretch = Stretch(room_id, after, after + limit)
+            assert await store.messages.events_of([stretch]) == {stretch: published[after : after + limit]}
 
 
 async def test_what_happened_to_a_message_shows_when_it_is_read(store: Store) -> None:

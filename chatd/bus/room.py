@@ -37,8 +37,8 @@ class ActiveRoom:
     """The room's position on this node, the encoded tail behind it, and who listens."""
 
     __slots__ = (
-        "_early", "_expected", "_rounds", "_snapshot", "backlog", "backlog_bytes", "idle_since", "listeners",
-        "next_seq", "opened_at", "room_id", "stored_seq", "tail",
+        "_early", "_expected", "_rounds", "_snapshot", "backlog", "backlog_bytes", "forgotten", "idle_since",
+        "listeners", "next_seq", "opened_at", "room_id", "stored_seq", "tail",
     )  # fmt: skip
 
     def __init__(self, room_id: str, *, last_seq: int, tail_events: int) -> None:
@@ -49,6 +49,8 @@ class ActiveRoom:
         #: The position from which on this node has seen every event.
         self.opened_at = last_seq
         self.tail: deque[Event] = deque(maxlen=tail_events)
+        #: How often somebody changed of whom the tail may tell: what was read before is not to be kept any more.
+        self.forgotten = 0
         self.listeners: dict[Receiver, Outbox] = {}
         self.idle_since: float | None = None
         self.backlog: deque[tuple[Sequence[Outbox], list[bytes]]] = deque()
@@ -104,8 +106,21 @@ class ActiveRoom:
             return None
         return [self.tail[index] for index in range(len(self.tail) - missed, len(self.tail))]
 
+    @property
+    def tail_after(self) -> int:
+        """The seq behind which the tail has every event up to the position."""
+        return self.position - len(self.tail)
+
+    def lengthen_tail(self, events: Sequence[Event]) -> None:
+        """Let the tail reach back over events that were read; those that do not end where it begins are of no use."""
+        assert self.tail.maxlen is not None
+        places = self.tail.maxlen - len(self.tail)
+        if places and events and events[-1].seq == self.tail_after:
+            self.tail.extendleft(reversed(events[-places:]))
+
     def forget_tail(self, user_id: str) -> None:
         """Drop the tail if this user is in it: what it says of them is not true any more."""
+        self.forgotten += 1
         if any(event.subject == user_id for event in self.tail):
             self.tail.clear()
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from chatd import telemetry
 from chatd.chat.accounts import check_standing
-from chatd.chat.catchup import resume_room
+from chatd.chat.catchup import lengthen_tails, resume_room
 from chatd.errors import CloseCode, Refusal
 from chatd.protocol import Authenticate, Authenticated, AuthError, Resume
 from chatd.records import Limits, RoomEntry, format_time
@@ -29,6 +29,8 @@ log = telemetry.get_logger(__name__)
 
 #: How often memberships are read again because they changed while they were being read.
 TRIES: Final = 10
+#: Rooms of one resume whose events are read together.
+ROOMS_AT_ONCE: Final = 100
 
 
 async def authenticate(chat: Chat, session: Session, message: Authenticate) -> None:
@@ -186,7 +188,21 @@ def authenticated(chat: Chat, session: Session, entries: list[RoomEntry], reques
 
 
 async def resume(chat: Chat, session: Session, wanted: Resume) -> None:
-    """Replay every room that the client named; a stale epoch is answered with `resync`, never guessed."""
-    for room_id, after in wanted.rooms.items():
-        # A position of another epoch is as good as one that this room has never reached.
-        await resume_room(chat, session, room_id, after if wanted.epoch == chat.epoch else NO_SEQ)
+    """Replay every room that the client named; a stale epoch is answered with `resync`, never guessed.
+
+    Many rooms are read together. When the store is out the connection is ended, for it would hear nothing of the rooms
+    that are left and not know; it can resume again.
+    """
+    try:
+        named = list(wanted.rooms.items())
+        for start in range(0, len(named), ROOMS_AT_ONCE):
+            some = dict(named[start : start + ROOMS_AT_ONCE])
+            if wanted.epoch == chat.epoch:
+                own = {room_id: after for room_id, after in some.items() if room_id in session.rooms}
+                await lengthen_tails(chat, own)
+            for room_id, after in some.items():
+                # A position of another epoch is as good as one that this room has never reached.
+                await resume_room(chat, session, room_id, after if wanted.epoch == chat.epoch else NO_SEQ)
+    except Refusal:
+        session.line.end(CloseCode.TRY_LATER, "your rooms cannot be read now: reconnect and resume")
+        raise

@@ -3,6 +3,10 @@
 What was missed is sent in pages from the tail or the store until little enough is left to be sent and to begin to
 listen in one step; nothing is buffered meanwhile. Pages wait for space in the outbox, so that a client on a slow line
 does not count as a slow reader. Used by joins, resumes, and devices that follow a join made elsewhere.
+
+Many come back at once to about the same place. What lies right before a room's tail is read once and lengthens the
+tail, for all who come later; what lies deeper is read in pages that begin at the same places for all, once for those
+who ask at the same time.
 """
 
 from __future__ import annotations
@@ -13,18 +17,20 @@ from chatd.bus.room import BLOCK_BYTES, frame_of
 from chatd.chat.session import CatchUp
 from chatd.errors import CloseCode, Refusal, Unavailable
 from chatd.protocol import CaughtUp, Resync
-from chatd.store.messages import NO_SEQ
+from chatd.store.messages import NO_SEQ, Stretch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from chatd.bus.port import Event
     from chatd.bus.room import ActiveRoom
     from chatd.chat.context import Chat
     from chatd.chat.session import Session
 
-#: Events that one read of the store brings.
+#: Events that one read of the store brings; pages begin at its multiples.
 PAGE_EVENTS: Final = 200
+#: A tail is lengthened to a multiple of this, so that one read does for those who missed one more or one less.
+TAIL_STEP: Final = 20
 
 
 async def catch_up(chat: Chat, session: Session, room_id: str, after: int) -> bool:
@@ -62,17 +68,52 @@ async def _page_through(chat: Chat, session: Session, room_id: str, mine: CatchU
             return True
         missed = room.events_after(mine.position)
         if missed is None:
-            stored = await chat.messages.events_after(room_id, mine.position, PAGE_EVENTS)
-            # What is committed and has not been heard of yet comes live: here it would be a repeat.
-            missed = [event for event in stored if event.seq <= room.position]
-            if not missed:
-                raise Unavailable("The history of this room has a hole; reconnect and try again.")
+            missed = await _read_missed(chat, room, mine.position)
         for block, last_seq in _blocks(missed):
             await session.line.wait_for_space()
             if not may_go_on():
                 return False
             session.put(block)
             mine.position = last_seq
+
+
+def stretch_behind(room: ActiveRoom, after: int) -> Stretch:
+    """What to read of a room whose tail does not reach back to `after`: the same for all who ask from about there.
+
+    It ends where the tail begins at the latest: what is committed and has not been heard of yet comes live.
+    """
+    tail_after = room.tail_after
+    if tail_after - after <= PAGE_EVENTS:
+        return Stretch(room.room_id, after - after % TAIL_STEP, tail_after)
+    start = after - after % PAGE_EVENTS
+    return Stretch(room.room_id, start, start + PAGE_EVENTS)
+
+
+async def _read_missed(chat: Chat, room: ActiveRoom, after: int) -> list[Event]:
+    """Some events from behind `after` on, in order, which the tail does not reach back to. Raises `Unavailable`."""
+    stretch, forgotten = stretch_behind(room, after), room.forgotten
+    events = await chat.missed.get(stretch) or []
+    if len(events) != stretch.until - stretch.after:
+        raise Unavailable("The history of this room has a hole; reconnect and try again.")
+    if room.forgotten == forgotten:
+        room.lengthen_tail(events)
+    return events[after - stretch.after :]
+
+
+async def lengthen_tails(chat: Chat, places: Mapping[str, int]) -> None:
+    """Let the tails of these rooms reach back to a place in each, where that is near enough; few reads for all.
+
+    Rooms that are not active are passed over. Raises `Unavailable`.
+    """
+    wanted: dict[Stretch, tuple[ActiveRoom, int]] = {}
+    for room_id, after in places.items():
+        room = chat.hub.room(room_id)
+        if room is not None and room.tail.maxlen and room.position - room.tail.maxlen <= after < room.tail_after:
+            wanted[stretch_behind(room, after)] = room, room.forgotten
+    found = await chat.missed.get_many(list(wanted))
+    for stretch, (room, forgotten) in wanted.items():
+        if room.forgotten == forgotten:
+            room.lengthen_tail(found.get(stretch, []))
 
 
 def _blocks(events: Sequence[Event]) -> Iterator[tuple[bytes, int]]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from chatd.bus.hub import Hub
-    from chatd.bus.port import Bus, Notice
+    from chatd.bus.port import Bus, Event, Notice
     from chatd.chat.sessions import Sessions
     from chatd.clock import Clock
     from chatd.config import (
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from chatd.metrics import Metrics
     from chatd.store.accounts import Accounts, Standing
     from chatd.store.journal import Journal
-    from chatd.store.messages import Messages
+    from chatd.store.messages import Messages, Stretch
     from chatd.store.rooms import OwnRoom, Rooms
     from chatd.wire.outbox import Outbox
 
@@ -100,6 +100,8 @@ class Chat:
     rooms: Rooms
     messages: Messages
     arrivals: Loader[tuple[str, str], Arrival]
+    #: What was missed of rooms, read once for all who ask for the same.
+    missed: Loader[Stretch, list[Event]]
     sessions: Sessions
     tokens: Tokens
     passwords: Passwords

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chatd.bus.port import Event
 from chatd.protocol import NewDm, NewMessage, encode
-from chatd.records import Message, Raw, format_time, format_time_or_none, parse_json
+from chatd.records import Message, Raw, encode_json, format_time, format_time_or_none, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 
 #: Above every seq that a room can reach.
 NO_SEQ = 2**53
+
+
+class Stretch(NamedTuple):
+    """The events of a room behind the seq `after` up to `until`."""
+
+    room_id: str
+    after: int
+    until: int
 
 
 class Messages:
@@ -52,19 +60,50 @@ class Messages:
             )
 
         messages, others, room = await self._database.read(work)
-        new = NewDm if room is not None and room[1] == "direct" else NewMessage
-        events = [
-            Event(room_id, message.seq, "new_message", encode(new(message=message)), message.sender_id)
-            for message in map(message_of, messages)
-        ]
-        for event_seq, kind, body in others:
-            subject = parse_json(body)["userId"] if kind in ("user_joined", "user_left") else None
-            events.append(Event(room_id, event_seq, kind, body.encode(), subject))
-        events.sort(key=lambda event: event.seq)
+        kind = "" if room is None else room[1]
+        events = [_event_of_message(message, kind) for message in map(message_of, messages)]
+        events += [_event_of_row((room_id, *row)) for row in others]
+        events.sort(key=_by_seq)
         return events[:limit]
 
+    async def events_of(self, stretches: Sequence[Stretch]) -> dict[Stretch, list[Event]]:
+        """The events of many stretches, each in order, in two queries whatever their number."""
+        named = [{"n": n, **stretch._asdict()} for n, stretch in enumerate(stretches)]
+        wanted: Params = {"stretches": encode_json(named).decode()}
 
-def message_of(row: Row) -> Message:
+        async def work(tx: Transaction) -> tuple[Sequence[Row], Sequence[Row]]:
+            return (
+                await tx.rows(self._queries["messages.of_stretches"], wanted),
+                await tx.rows(self._queries["messages.events_of_stretches"], wanted),
+            )
+
+        messages, others = await self._database.read(work)
+        found: list[list[Event]] = [[] for _ in stretches]
+        for n, kind, *row in messages:
+            found[n].append(_event_of_message(message_of(row), kind))
+        for n, *row in others:
+            found[n].append(_event_of_row(row))
+        for events in found:
+            events.sort(key=_by_seq)
+        return dict(zip(stretches, found, strict=True))
+
+
+def _by_seq(event: Event) -> int:
+    return event.seq
+
+
+def _event_of_message(message: Message, room_kind: str) -> Event:
+    new = NewDm if room_kind == "direct" else NewMessage
+    return Event(message.room_id, message.seq, "new_message", encode(new(message=message)), message.sender_id)
+
+
+def _event_of_row(row: Sequence[Any]) -> Event:
+    room_id, seq, kind, body = row
+    subject = parse_json(body)["userId"] if kind in ("user_joined", "user_left") else None
+    return Event(room_id, seq, kind, body.encode(), subject)
+
+
+def message_of(row: Sequence[Any]) -> Message:
     """A row of `messages.before` or `messages.after` as everybody sees it."""
     (message_id, room_id, seq, sender_id, sender_name, message_type, content, created_at, client_message_id, reply_to,
      metadata, edited_at, deleted_at, pinned_at) = row  # fmt: skip
