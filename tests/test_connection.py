@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import sys
+import termios
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -111,24 +115,33 @@ async def test_silent_connection_is_pinged_and_then_given_up(tmp_path: Path, moc
             assert await client.wait_closed() == (4009, [])
 
 
+async def wait_unread(connection: Connection, count: int) -> None:
+    """Wait until so many bytes have come to a connection that reads nothing."""
+    while int.from_bytes(fcntl.ioctl(connection._socket, termios.FIONREAD, bytes(4)), sys.byteorder) < count:
+        await trio.to_thread.run_sync(time.sleep, 0.001)
+
+
 async def test_client_that_waits_for_a_slow_answer_lives_as_long_as_it_sends(
     tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its answers to pings wait in the kernel behind the request that is being answered."""
-    may_answer = trio.Event()
+    is_asked, may_answer = trio.Event(), trio.Event()
 
     async def answer_slowly(*_: object) -> None:
+        is_asked.set()
         await may_answer.wait()
 
     async with open_door(tmp_path, mock_clock) as door:
         *_, token = await door.sign_up()
-        async with door.connect(token) as (client, _):
+        async with door.connect(token) as (client, connection):
             monkeypatch.setattr("chatd.connection.dispatch", answer_slowly)
             await client.send(message(type="ping"))
-            for _ in range(3):
+            await is_asked.wait()
+            for answers in (1, 2, 3):
                 await door.jump(20.1)
                 assert await client.receive() == Frame(PING, b"")
                 await client.send(frame(PONG))
+                await wait_unread(connection, answers * len(frame(PONG)))
                 await door.jump(10)
                 assert is_silent(client)
             # It has gone now; what it sent before is no sign of life for ever.
