@@ -27,6 +27,11 @@ from chatd.errors import Refusal
 from chatd.process import ignore_other_signals, raise_file_limit, warn_of_few_files
 from chatd.server import serve
 from chatd.store.migrations import SchemaFault
+from chatd.verify.exports import ExportFault
+from chatd.verify.findings import Findings
+from chatd.verify.log import LogFault
+from chatd.verify.stays import Rules
+from chatd.verify.verification import export, find_logs, verify
 
 log = telemetry.get_logger(__name__)
 
@@ -125,6 +130,23 @@ def _show_progress(done: int, total: int) -> None:
         print(f"\r{done} of {total} pages", end=end, file=sys.stderr, flush=True)
 
 
+async def run_verify(config: Config, args: argparse.Namespace) -> str:
+    source, data_path = args.database or config.database, config.server.data_path
+    if not args.logs and args.export is None:
+        raise UsageError("chatd verify needs logs of clients, or --export FILE.")
+    if args.faults < 1:
+        raise UsageError("chatd verify --faults N: show at least one.")
+    told = [] if args.export is None else [await export(source, args.export, data_path=data_path)]
+    if args.logs:
+        findings = Findings()
+        rules = Rules(is_settled=args.settled, max_resume_events=config.resume.max_events)
+        await verify(find_logs(args.logs), source, rules, data_path=data_path, findings=findings)
+        told.append(findings.report(most=args.faults))
+        if findings.broken:
+            raise FoundFaults("\n".join(told))
+    return "\n".join(told)
+
+
 async def run_chat(config: Config, args: argparse.Namespace) -> str:
     from chatd.terminal import ChatFault, chat  # noqa: PLC0415 - the daemon does without the client
 
@@ -140,6 +162,10 @@ async def run_chat(config: Config, args: argparse.Namespace) -> str:
     except ChatFault as fault:
         raise StartFault(str(fault)) from None
     return ""
+
+
+class FoundFaults(Exception):
+    """A check was made, and what it found is wrong; `str()` is what to print."""
 
 
 class UsageError(Exception):
@@ -177,6 +203,16 @@ def _declare_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE")
 
 
+def _declare_verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "logs", nargs="*", type=Path, metavar="LOG", help="what a client wrote, or a folder of *.ndjson"
+    )
+    parser.add_argument("--database", metavar="FILE", help="its file, an export, or a URL (default: as configured)")
+    parser.add_argument("--settled", action="store_true", help="all clients were there at the end and heard everything")
+    parser.add_argument("--faults", type=int, default=100, metavar="N", help="faults to print (default: %(default)s)")
+    parser.add_argument("--export", type=Path, metavar="FILE", help="write what of the database is checked, as NDJSON")
+
+
 def _declare_chat(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("room", metavar="ROOM", help="a room's id or name")
     parser.add_argument("--url", help="where the daemon is (default: as configured, ws://127.0.0.1:3001/)")
@@ -196,6 +232,9 @@ COMMANDS: Final[dict[str, Command]] = {
     ),
     "restore": Command(
         run_restore, "put a backup in the place of the embedded database", "chatd restore monday.db", _declare_file
+    ),
+    "verify": Command(
+        run_verify, "check the promises by what clients wrote down", "chatd verify ada.ndjson", _declare_verify
     ),
     "token": Command(run_token, "print an access token, ready for wscat or k6", "chatd token ada", _declare_token),
     "chat": Command(run_chat, "talk in a room, from a terminal or a pipe", "chatd chat lobby", _declare_chat),
@@ -228,8 +267,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         told = _run(args)
-    except UsageError as error:
+    except (UsageError, LogFault, ExportFault) as error:
         parser.error(str(error))
+    except FoundFaults as found:
+        print(found)
+        sys.exit(1)
     except (ConfigError, StartFault, SchemaFault) as error:
         sys.exit(f"chatd: {error}")
     except Refusal as refusal:

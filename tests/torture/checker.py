@@ -1,21 +1,28 @@
-"""Compares what was acknowledged with what is kept: the database itself, and the history as HTTP tells it.
-
-`stays` compares what clients were told; both are given what was read here, past the daemon and its code.
+"""Compares what was acknowledged with what is kept: the database as `chatd.verify` reads it, and the history as HTTP
+tells it. `stays` has the diaries judged by the same database.
 """
 
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections import Counter, defaultdict
-from contextlib import closing
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import trio
+
+from chatd.verify.findings import Findings
+from chatd.verify.soundness import check_soundness
+from chatd.verify.verification import open_evidence
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-    from pathlib import Path
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from tests.servers import Postgres
+
+T = TypeVar("T")
 
 
 class Kept(NamedTuple):
@@ -50,46 +57,32 @@ class Change(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A whole database, as far as the promises go. `heads`: last seq, messages and members of each room."""
+    """A whole database, as far as the promises go, and what is wrong with it by itself.
 
+    `heads`: last seq, messages and members of each room; `source` is where it is.
+    """
+
+    source: str
     messages: list[Kept]
     events: list[Change]
     heads: dict[str, tuple[int, int, int]]
-    members: set[tuple[str, str]]
-    counts: dict[str, list[int]]
+    faults: list[str]
 
 
-#: What is read of each table.
-TABLES: Final = {
-    "messages": "id, room_id, seq, sender_id, content, client_message_id, count_in_room",
-    "room_events": "room_id, seq, kind, body",
-    "rooms": "id, last_seq, message_count, member_count",
-    "room_members": "room_id, user_id",
-}
+def run_apart(function: Callable[..., Awaitable[T]], *args: Any) -> T:
+    """Run an async function in a loop of its own, whatever runs on this thread, which waits for it."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(partial(trio.run, function, *args)).result()
 
 
 def read_database(path: Path) -> Found:
-    """Read a database file past the daemon and its code."""
-    with closing(sqlite3.connect(path)) as connection:
-        return _found(
-            {
-                table: [list(row) for row in connection.execute(f"SELECT {columns} FROM {table}")]
-                for table, columns in TABLES.items()
-            }
-        )
+    """Read a database file, also while a daemon uses it."""
+    return run_apart(_read, str(path))
 
 
 def read_postgres(server: Postgres, database: str) -> Found:
-    """The same of a PostgreSQL, by psql."""
-    return _found(
-        {
-            table: [
-                json.loads(line)
-                for line in server.sql(f"SELECT json_build_array({columns}) FROM {table}", database).splitlines()
-            ]
-            for table, columns in TABLES.items()
-        }
-    )
+    """The same of a PostgreSQL."""
+    return run_apart(_read, server.url(database))
 
 
 def read_last_seqs(server: Postgres, database: str) -> dict[str, int]:
@@ -98,59 +91,30 @@ def read_last_seqs(server: Postgres, database: str) -> dict[str, int]:
     return dict(map(json.loads, lines))
 
 
-def _found(tables: dict[str, list[list[Any]]]) -> Found:
-    counts: dict[str, list[int]] = defaultdict(list)
-    messages = sorted(tables["messages"], key=lambda row: (row[1], row[2]))
-    for row in messages:
-        counts[row[1]].append(row[6])
-    return Found(
-        messages=[Kept(*row[:6]) for row in messages],
-        events=sorted(Change(*row) for row in tables["room_events"]),
-        heads={room_id: (last_seq, messages, members) for room_id, last_seq, messages, members in tables["rooms"]},
-        members={(room_id, user_id) for room_id, user_id in tables["room_members"]},
-        counts=counts,
-    )
+async def _read(source: str) -> Found:
+    found, findings = Found(source, [], [], {}, []), Findings()
+
+    def see(kind: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        if kind == "room":
+            found.heads.update((room_id, (last_seq, *counts)) for room_id, _, last_seq, *counts in rows)
+        elif kind == "message":
+            found.messages.extend(Kept(row[0], row[1], row[2], row[4], row[6], row[9]) for row in rows)
+        elif kind == "event":
+            found.events.extend(Change(*row) for row in rows)
+
+    async with open_evidence(source, Path()) as (inspection, _):
+        after = ""
+        while rooms := await inspection.rooms(after=after):
+            for room in rooms:
+                await inspection.visit_rows(room.id, see)
+            after = rooms[-1].id
+        await check_soundness(inspection, findings)
+    return found._replace(faults=list(map(str, findings.faults)))
 
 
 def check_database(found: Found, promises: Collection[Promise]) -> list[str]:
     """What is broken, a sentence each; none if every promise was kept."""
-    return [*_check_numbers(found), *_check_keys(found.messages), *check_promises(found.messages, promises)]
-
-
-def _check_numbers(found: Found) -> list[str]:
-    """Messages and events of a room are together 1 to its last seq, and its counts are those of its rows."""
-    faults = []
-    seqs: dict[str, Counter[int]] = defaultdict(Counter)
-    members = Counter(room_id for room_id, _ in found.members)
-    for kept in found.messages:
-        seqs[kept.room_id][kept.seq] += 1
-    for change in found.events:
-        seqs[change.room_id][change.seq] += 1
-    for room_id, (last_seq, message_count, member_count) in found.heads.items():
-        of_room = seqs[room_id]
-        holes = [seq for seq in range(1, last_seq + 1) if not of_room[seq]]
-        repeats = [seq for seq, times in of_room.items() if times > 1]
-        beyond = [seq for seq in of_room if not 1 <= seq <= last_seq]
-        counted = found.counts.get(room_id, [])
-        if holes:
-            faults.append(f"room {room_id} has holes at {holes[:20]} of {last_seq}")
-        if repeats:
-            faults.append(f"room {room_id} has the numbers {repeats[:20]} more than once")
-        if beyond:
-            faults.append(f"room {room_id} ends at {last_seq} and has the numbers {beyond[:20]}")
-        if counted != list(range(1, message_count + 1)):
-            faults.append(
-                f"room {room_id} says it has {message_count} messages and has {len(counted)}, or not in order"
-            )
-        if member_count != members[room_id]:
-            faults.append(f"room {room_id} says it has {member_count} members and has {members[room_id]}")
-    faults += [f"room {room_id} does not exist and has numbers" for room_id in seqs if room_id not in found.heads]
-    return faults
-
-
-def _check_keys(messages: Collection[Kept]) -> list[str]:
-    keys = Counter((kept.sender_id, kept.key) for kept in messages if kept.key is not None)
-    return [f"{key} of {sender} is stored {times} times" for (sender, key), times in keys.items() if times > 1]
+    return [*found.faults, *check_promises(found.messages, promises)]
 
 
 def check_promises(messages: Collection[Kept], promises: Collection[Promise]) -> list[str]:

@@ -1,15 +1,20 @@
 """What one client wrote down: every message that it sent and was told, when, and on which of its connections.
 
-A diary is the wire itself. Clients judge nothing while they live; `checker` and `stays` read the diaries afterwards.
+A diary is a log of `chatd.verify` that is still in memory. Clients judge nothing while they live; `checker` and `stays`
+have the diaries judged afterwards.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+
+from chatd.verify.log import Head, read_log, write_log
+from chatd.verify.log import Line as Line
+from chatd.verify.log import What as What
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,32 +23,18 @@ if TYPE_CHECKING:
 #: Texts of messages that are kept decoded: what one client is told, others are told soon.
 SHARED_TEXTS: Final = 20_000
 
-What: TypeAlias = Literal["opens", "sent", "heard", "ends"]
-
-
-class Line(NamedTuple):
-    """At `at_s` (seconds of the run) on connection number `stay`; messages are shared and never changed."""
-
-    at_s: float
-    stay: int
-    what: What
-    message: dict[str, Any]
-
 
 @dataclass
 class Diary:
-    """All lines of one client, a device of a user."""
+    """All lines of one client, a device of a user. The messages in them are shared and never changed."""
 
     name: str
     user_id: str
     lines: list[Line] = field(default_factory=list)
 
-    def stays(self) -> dict[int, list[Line]]:
-        """The lines of each connection, in order."""
-        found: dict[int, list[Line]] = {}
-        for line in self.lines:
-            found.setdefault(line.stay, []).append(line)
-        return found
+    @property
+    def head(self) -> Head:
+        return Head(self.name, self.user_id)
 
 
 @lru_cache(maxsize=SHARED_TEXTS)
@@ -53,21 +44,23 @@ def parse_shared(text: bytes) -> dict[str, Any]:
 
 
 def write_diaries(folder: Path, diaries: Iterable[Diary]) -> None:
-    """A file for each client: a line that says whose it is, then a JSON object a line."""
+    """A log for each client, for `chatd verify`."""
     folder.mkdir(parents=True, exist_ok=True)
-    encoder = msgspec.json.Encoder()
     for diary in diaries:
-        with (folder / f"{diary.name}.ndjson").open("wb") as file:
-            file.write(encoder.encode({"name": diary.name, "user_id": diary.user_id}) + b"\n")
-            file.writelines(encoder.encode(line._asdict()) + b"\n" for line in diary.lines)
+        write_log(folder / f"{diary.name}.ndjson", diary.head, diary.lines)
 
 
 def read_diaries(folder: Path) -> list[Diary]:
     """What `write_diaries` wrote."""
-    found = []
+    found: list[Diary] = []
     for path in sorted(folder.glob("*.ndjson")):
-        head, *lines = path.read_bytes().splitlines()
-        whose = parse_shared(head)
-        told = msgspec.json.Decoder(dict[str, Any])
-        found.append(Diary(whose["name"], whose["user_id"], [Line(**told.decode(line)) for line in lines]))
+        for read in read_log(path, size=path.stat().st_size, remark=_refuse):
+            if isinstance(read, Head):
+                found.append(Diary(read.name, read.user_id))
+            else:
+                found[-1].lines.append(read)
     return found
+
+
+def _refuse(remark: str) -> None:
+    raise AssertionError(remark)
