@@ -30,6 +30,7 @@ HEADLINES = {
     "throughput": Headline("deliveries_per_s", "deliveries/s"),
     "steady": Headline("p99_ms", "ms p99", is_lower_better=True),
     "fanout": Headline("cpu_per_delivery_us", "µs CPU a delivery", is_lower_better=True),
+    "storm": Headline("recover_s", "s until all are back", is_lower_better=True),
     "connect": Headline("kb_per_connection", "KB a connection", is_lower_better=True),
 }
 
@@ -75,6 +76,8 @@ def figures_of(mode: str, load: Load, load_cores: int) -> dict[str, float]:
         figures["kb_per_connection"] = grown / 1000 / max(report["live"], 1)
         figures["idle_share"] = (marks["idle-end"].server_cpu_s - marks["idle-begin"].server_cpu_s) / idle_s
         return figures
+    if mode == "storm":
+        return figures | storm_figures(load)
     figures["messages_per_s"] = report["messages_per_s"]
     figures["deliveries_per_s"] = report["deliveries_per_s"]
     delivered = report["window_delivered"]
@@ -91,6 +94,24 @@ def figures_of(mode: str, load: Load, load_cores: int) -> dict[str, float]:
         figures[f"ack_{point}_ms"] = report["ack_times"][f"{point}_us"] / 1e3
     figures["behind_s"] = report["behind_seconds"]
     figures["send_lag_ms"] = report["send_lag_max_us"] / 1e3
+    return figures
+
+
+def storm_figures(load: Load) -> dict[str, float]:
+    """Seconds from the second start of the daemon until so many were back, and what that cost the database."""
+    report, began = load.report, load.started_again_at_s
+    assert began is not None
+    figures = {
+        "recover_server_cpu_s": load.marks["end"].server_cpu_s - load.marks["begin"].server_cpu_s,
+        "tries_per_connection": report["tries"] / report["connections"],
+    }
+    for name, share in (("first_s", 0.0), ("half_s", 0.5), ("recover_s", 1.0)):
+        times = [at_s - began for at_s, back in report["recovered"] if back >= share * report["connections"]]
+        if times:
+            figures[name] = times[0]
+    begin, end = load.marks["begin"].statements, load.marks["end"].statements
+    if begin is not None and end is not None:
+        figures["statements_per_room"] = (end - begin) / report["rooms"]
     return figures
 
 
@@ -111,6 +132,8 @@ def failure_of(load: Load) -> str | None:
         faults.append(f"{report['unacknowledged']} messages were never acknowledged")
     if report["missing"]:
         faults.append(f"{report['missing']} of {report['missing'] + report['delivered']} deliveries never came")
+    if report.get("resyncs"):
+        faults.append(f"{report['resyncs']} clients could not resume")
     if report["surplus"]:
         faults.append(f"{report['surplus']} deliveries came too often")
     return "; ".join(faults) or None
@@ -124,7 +147,7 @@ def bottleneck(mode: str, figures: dict[str, float]) -> str:
         return "server"
     if figures["load_cores_share"] >= BUSY:
         return "db + generator"
-    return {"throughput": "waiting", "connect": "waiting"}.get(mode, "")
+    return {"throughput": "waiting", "connect": "waiting", "storm": "waiting"}.get(mode, "")
 
 
 def is_disturbed(outcome: Outcome) -> bool:

@@ -66,6 +66,21 @@ GOALS = (
     Goal("fanout-1000", "CPU a delivery at most 1.6 times the floor's", "cpu_per_delivery_us", FLOOR, at_most=1.6),
     Goal("connect-9500", "KB an idle authenticated connection, at most 30", "kb_per_connection", at_most=30),
     Goal("connect-9500", "seconds until all are authenticated, at most 10", "connect_s", at_most=10),
+    Goal("storm", "seconds from the start until all are back, at most 15", "recover_s", at_most=15),
+    Goal(
+        "storm",
+        "on PostgreSQL and Redis, seconds from the start until all are back, at most 15",
+        "recover_s",
+        at_most=15,
+        server=ONE_NODE,
+    ),
+    Goal(
+        "storm",
+        "on PostgreSQL and Redis, statements of the recovery a room, at most 5",
+        "statements_per_room",
+        at_most=5,
+        server=ONE_NODE,
+    ),
 )
 
 

@@ -40,6 +40,8 @@ class Load:
 
     report: dict[str, Any]
     marks: dict[str, Sample] = field(default_factory=dict)
+    #: When the server was started again, by the machine's monotonic clock, which the generator's report uses too.
+    started_again_at_s: float | None = None
     timeline: list[dict[str, Any]] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
@@ -76,6 +78,9 @@ def run_load(scenario: Scenario, server: Server, *, clients: Path, cores: machin
             assert process.stderr is not None
             for line in process.stderr:
                 match line.split():
+                    case ["mark", "kill"]:
+                        assert server.kill_and_start is not None
+                        server, load.started_again_at_s = server.kill_and_start()
                     case ["mark", name]:
                         load.marks[name] = sample(server, cores)
                     case ["progress", phase, done, total, *totals]:

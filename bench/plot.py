@@ -39,6 +39,8 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> None:
         axes.set_title(scenario_named(scenario).title, loc="left", fontsize=10)
         if runs[0].mode == "steady":
             draw_latencies(axes, runs)
+        elif runs[0].mode == "storm":
+            draw_recovery(axes, runs)
         else:
             draw_bars(axes, runs)
     figure.savefig(path, dpi=130)
@@ -69,6 +71,21 @@ def draw_latencies(axes: Axes, runs: Sequence[Outcome]) -> None:
     axes.minorticks_off()
     axes.grid(visible=True, alpha=0.3)
     axes.set_ylabel("ms from the intended send", fontsize=9)
+    axes.legend(fontsize=9)
+
+
+def draw_recovery(axes: Axes, runs: Sequence[Outcome]) -> None:
+    """How many clients were back and caught up, over the seconds since the daemon was started again."""
+    for run in runs:
+        at_s = [at - run.load["started_again_at_s"] for at, _ in run.load["report"]["recovered"]]
+        back = [count for _, count in run.load["report"]["recovered"]]
+        label = SERVERS[run.server].title if run.round == 1 else None
+        axes.plot([0.0, *at_s], [0, *back], color=COLOURS.get(run.server), label=label, drawstyle="steps-post")
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.grid(visible=True, alpha=0.3)
+    axes.set_xlabel("s since the daemon was started again", fontsize=9)
+    axes.set_ylabel("clients caught up", fontsize=9)
     axes.legend(fontsize=9)
 
 

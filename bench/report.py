@@ -61,6 +61,14 @@ COLUMNS = {
         Column("deliveries/s", "deliveries_per_s"),
         Column("all served p50 ms", "p50_ms"),
     ),
+    "storm": (
+        Column("first back s", "first_s"),
+        Column("half back s", "half_s"),
+        Column("all back s", "recover_s"),
+        Column("CPU s", "recover_server_cpu_s"),
+        Column("tries each", "tries_per_connection"),
+        Column("statements\na room", "statements_per_room"),
+    ),
     "connect": (
         Column("all in s", "connect_s"),
         Column("connections/s", "connections_per_s"),

@@ -32,6 +32,9 @@ class Scenario:
     seconds: float = 10.0
     drain_s: float = 10.0
     idle_s: float = 5.0
+    handshakes: int = 64
+    deaf_s: float = 2.0
+    recover_s: float = 60.0
 
     @property
     def is_steered(self) -> bool:
@@ -51,11 +54,16 @@ class Scenario:
             "--seconds": self.seconds,
             "--drain": self.drain_s,
             "--idle": self.idle_s,
+            "--handshakes": self.handshakes,
+            "--deaf": self.deaf_s,
+            "--recover": self.recover_s,
         }
 
     def length_s(self) -> float:
         """About how long the generator works on it."""
         connecting = self.connections / 1500
+        if self.mode == "storm":
+            connecting += self.deaf_s + self.connections / 800
         return connecting + (self.idle_s if self.mode == "connect" else self.warmup_s + self.seconds)
 
 
@@ -126,6 +134,16 @@ SCENARIOS = (
         room_size=10,
         idle_s=22.0,  # so that everyone's heartbeat of 20 s is in it
     ),
+    Scenario(
+        "storm",
+        "9 500 connections in rooms of 10: kill -9, start again, all resume",
+        "storm",
+        connections=9500,
+        room_size=10,
+        servers=(CHATD, ONE_NODE),
+        seconds=3.0,
+        handshakes=1000,  # a crowd; more would only wait in the kernel's queue
+    ),
 )
 
 
@@ -146,4 +164,5 @@ def shortened(scenario: Scenario) -> Scenario:
         warmup_s=0.5,
         seconds=1.0,
         idle_s=1.0,
+        deaf_s=0.5,
     )

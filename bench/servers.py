@@ -8,9 +8,10 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -38,6 +39,10 @@ NO_LIMITS = {
 COUNTED_LIMITS = {"CHATD_LIMITS_MESSAGES_PER_MINUTE": "1000000000"}
 
 
+#: Starts a daemon whose ports are these options: its process and its log.
+StartOnPorts = Callable[[dict[str, str]], AbstractContextManager[tuple[subprocess.Popen[bytes], Path]]]
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a server runs: an empty folder of its own on a real disk, and who runs on which core."""
@@ -58,6 +63,9 @@ class Server:
     database_pid: int | None = None
     bus_pid: int | None = None
     count_statements: Callable[[], int] | None = None
+    #: Kills it (SIGKILL), starts it again on the same port, and says at once what it is now and when that was, by the
+    #: monotonic clock.
+    kill_and_start: Callable[[], tuple["Server", float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -80,8 +88,10 @@ def open_chatd(population: seed.Population, place: Place) -> Iterator[Server]:
     options = {"CHATD_SERVER_DATA_DIR": str(data)}
     migrate_chatd(population, place, options)
     seed.fill_chatd(population, data / "chatd.db")
-    with open_daemon(population, place, options) as (port, pid, log):
-        yield Server((port,), (pid,), log)
+    with contextlib.ExitStack() as daemons:
+        port, process, log = daemons.enter_context(open_daemon(population, place, options))
+        server = Server((port,), (process.pid,), log)
+        yield restartable(server, process, daemons, lambda ports: start_daemon(population, place, {**options, **ports}))
 
 
 @contextlib.contextmanager
@@ -102,31 +112,64 @@ def open_nodes(population: seed.Population, place: Place, *, count: int) -> Iter
         }
         migrate_chatd(population, place, options)
         postgres.run_script(database, seed.chatd_script(population))
-        nodes = []
+        nodes, own = [], options
         for number in range(1, count + 1):
             data = place.folder / f"node{number}"
             data.mkdir()
-            own = {"CHATD_SERVER_DATA_DIR": str(data), "CHATD_SERVER_NODE_NAME": data.name}
-            nodes.append(stack.enter_context(open_daemon(population, place, {**options, **own})))
+            own = {**options, "CHATD_SERVER_DATA_DIR": str(data), "CHATD_SERVER_NODE_NAME": data.name}
+            nodes.append(stack.enter_context(open_daemon(population, place, own)))
         counter = stack.enter_context(postgres.open_counter(database, cores=cores))
-        ports, pids, logs = zip(*nodes, strict=True)
-        yield Server(ports, pids, logs[0], database.pid, bus.pid, counter)
+        ports, running, logs = zip(*nodes, strict=True)
+        pids = tuple(process.pid for process in running)
+        server = Server(ports, pids, logs[0], database.pid, bus.pid, counter)
+        if count == 1:
+            server = restartable(
+                server, running[0], stack, lambda more: start_daemon(population, place, {**own, **more})
+            )
+        yield server
 
 
 @contextlib.contextmanager
-def open_daemon(population: seed.Population, place: Place, options: dict[str, str]) -> Iterator[tuple[int, int, Path]]:
+def open_daemon(
+    population: seed.Population, place: Place, options: dict[str, str]
+) -> Iterator[tuple[int, subprocess.Popen[bytes], Path]]:
     """A daemon that is ready, on ports of its own: its port for clients, its process, and its log, which daemons at one
     place share.
     """
     port, http_port = processes.free_port(), processes.free_port()
     ports = {"CHATD_WEBSOCKET_PORT": str(port), "CHATD_HTTP_PORT": str(http_port)}
-    environment, log = chatd_environment(population, {**options, **ports}), place.folder / "chatd.log"
+    with start_daemon(population, place, {**options, **ports}) as (process, log):
+        processes.wait_until(lambda: is_ready(http_port), process, name="chatd", log=log)
+        yield port, process, log
+
+
+@contextlib.contextmanager
+def start_daemon(
+    population: seed.Population, place: Place, options: dict[str, str]
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A daemon that has been started, with its log."""
+    environment, log = chatd_environment(population, options), place.folder / "chatd.log"
     # away from the checkout, whose chatd.toml may have been changed by whoever tries things there
     with processes.open_process(
         [*CHATD_COMMAND, "serve"], cores=place.cores.server, log=log, env=environment, cwd=place.folder
     ) as process:
-        processes.wait_until(lambda: is_ready(http_port), process, name="chatd", log=log)
-        yield port, process.pid, log
+        yield process, log
+
+
+def restartable(
+    server: Server, process: subprocess.Popen[bytes], daemons: contextlib.ExitStack, start: StartOnPorts
+) -> Server:
+    """The server of one daemon, which can be killed and started again; the new one is stopped by `daemons`."""
+
+    def kill_and_start() -> tuple[Server, float]:
+        process.kill()
+        process.wait()
+        ports = {"CHATD_WEBSOCKET_PORT": str(server.ports[0]), "CHATD_HTTP_PORT": str(processes.free_port())}
+        began = time.monotonic()
+        started, _ = daemons.enter_context(start(ports))
+        return replace(server, pids=(started.pid,)), began
+
+    return replace(server, kill_and_start=kill_and_start)
 
 
 def migrate_chatd(population: seed.Population, place: Place, options: dict[str, str]) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import random
 import socket
+import struct
 import sys
 import termios
 from collections import deque
@@ -39,6 +40,9 @@ MAX_PENDING: Final = 256
 SPREAD: Final = 0.25
 PING: Final = ping_frame()
 MINUTE_S: Final = 60.0
+#: Where the kernel's TCP_INFO has the count of bytes that the peer has acknowledged.
+TCPI_BYTES_ACKED: Final = struct.Struct("=Q")
+TCPI_BYTES_ACKED_AT: Final = 120
 
 
 class Connection:
@@ -66,6 +70,8 @@ class Connection:
         self.bytes_read = 0
         # What waited in the kernel when it was last looked at.
         self._unread_bytes = 0
+        # What the peer's machine had acknowledged when it was last looked at, and has to before it has the last ping.
+        self._acknowledged_bytes = self._ping_at_byte = 0
         self._waiting = trio.Event()
         # Set by the writer at its next step, for those who wait for one.
         self._written: trio.Event | None = None
@@ -232,10 +238,11 @@ class Connection:
         pinged_at = -1.0
         while True:
             now = trio.current_time()
-            if now >= self._heard_at + options.dead_after_s and not self._has_sent_unread():
+            if now >= self._heard_at + options.dead_after_s and not (self._has_sent_unread() or self._is_line_slow()):
                 self.end(CloseCode.HEARTBEAT, "no sign of life")
                 return
             if pinged_at < self._heard_at and now >= self._heard_at + interval_s:
+                self._note_what_is_before_the_ping()
                 self._outbox.put(PING)
                 pinged_at = now
             due = self._heard_at + (options.dead_after_s if pinged_at >= self._heard_at else interval_s)
@@ -258,6 +265,20 @@ class Connection:
         if has_grown:
             self._heard_at = trio.current_time()
         return has_grown
+
+    def _note_what_is_before_the_ping(self) -> None:
+        self._acknowledged_bytes = bytes_acknowledged(self._socket) or 0
+        in_kernel = int.from_bytes(fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        self._ping_at_byte = self._acknowledged_bytes + in_kernel + self._outbox.waiting_bytes
+
+    def _is_line_slow(self) -> bool:
+        """Whether the ping is still on its way behind other bytes, which do arrive: a sign of life as well as any."""
+        before = self._acknowledged_bytes
+        self._acknowledged_bytes = now = bytes_acknowledged(self._socket) or 0
+        is_slow = before < now <= self._ping_at_byte
+        if is_slow:
+            self._heard_at = trio.current_time()
+        return is_slow
 
     async def time_out_authentication(self) -> None:
         """Close a connection that does not say who it is; ends as soon as it does."""
@@ -328,3 +349,13 @@ class Connection:
         if self._written is None:
             self._written = trio.Event()
         await self._written.wait()
+
+
+def bytes_acknowledged(sock: socket.socket) -> int | None:
+    """What the peer's machine has received of this connection: the kernel counts it (tcpi_bytes_acked, linux/tcp.h)."""
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCPI_BYTES_ACKED_AT + TCPI_BYTES_ACKED.size)
+        acknowledged: int = TCPI_BYTES_ACKED.unpack_from(info, TCPI_BYTES_ACKED_AT)[0]
+    except (OSError, struct.error):
+        return None
+    return acknowledged

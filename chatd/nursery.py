@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from chatd import telemetry
-from chatd.connection import Connection
+from chatd.connection import Connection, bytes_acknowledged
 from chatd.errors import CloseCode
 from chatd.limits.addresses import IpNetwork, client_address, is_trusted
 from chatd.limits.admission import Admission, NotAdmitted
@@ -34,9 +33,6 @@ log = telemetry.get_logger(__name__)
 ACCEPT_AT_ONCE: Final = 64
 #: Seconds without accepting when the process is out of descriptors.
 ACCEPT_PAUSE_S: Final = 0.1
-#: Where the kernel's TCP_INFO has the count of bytes that the peer has acknowledged.
-TCPI_BYTES_ACKED: Final = struct.Struct("=Q")
-TCPI_BYTES_ACKED_AT: Final = 120
 _OUT_OF: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 #: Seconds in which a client that is refused or failed may read why.
 LINGER_S: Final = 1.0
@@ -207,18 +203,8 @@ async def _serve_upgraded(
             code=connection.close_code,
             seconds=round(trio.current_time() - began, 3),
             bytes_read=connection.bytes_read,
-            bytes_sent=_bytes_acknowledged(sock),
+            bytes_sent=bytes_acknowledged(sock),
         )
-
-
-def _bytes_acknowledged(sock: socket.socket) -> int | None:
-    """What the peer's machine has received of this connection: the kernel counts it (tcpi_bytes_acked, linux/tcp.h)."""
-    try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCPI_BYTES_ACKED_AT + TCPI_BYTES_ACKED.size)
-        acknowledged: int = TCPI_BYTES_ACKED.unpack_from(info, TCPI_BYTES_ACKED_AT)[0]
-    except (OSError, struct.error):
-        return None
-    return acknowledged
 
 
 async def _run(connection: Connection, handshake: Handshake, upgrade: Upgrade) -> None:

@@ -6,6 +6,7 @@ with all typed calls. Another adapter is one more line in `KINDS`.
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -29,6 +30,7 @@ from chatd.store.postgres import open_postgres
 from chatd.store.queries import Queries, Query
 from chatd.store.rooms import NewRoom, Rooms
 from chatd.store.sqlite import open_sqlite
+from tests.counting import CountedDatabase
 from tests.servers import shared_postgres
 
 if TYPE_CHECKING:
@@ -115,10 +117,16 @@ async def _gated(folder: Path) -> AsyncIterator[Database]:
         yield GatedDatabase(behind)
 
 
+@asynccontextmanager
+async def _counted(folder: Path) -> AsyncIterator[Database]:
+    async with _sqlite(folder) as behind:
+        yield CountedDatabase(behind, Counter())
+
+
 #: How an empty database of each kind is opened in a folder.
 KINDS: dict[str, Callable[[Path], AbstractAsyncContextManager[Database]]] = {"sqlite": _sqlite, "postgres": _postgres}
 #: With those that tests put before a real one: they pass the same suite.
-WITH_FAKES = {**KINDS, "gated": _gated}
+WITH_FAKES = {**KINDS, "gated": _gated, "counted": _counted}
 
 
 @dataclass(frozen=True)

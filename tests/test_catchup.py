@@ -29,10 +29,10 @@ def events_in(messages: list[dict[str, Any]]) -> list[int]:
     return [seq_of(message) for message in messages if message["type"] in EVENTS]
 
 
-async def fill(client: Client, room_id: str, count: int) -> None:
+async def fill(client: Client, room_id: str, count: int, *, content: str = "message") -> None:
     """Send so many messages and wait for the last one's ack."""
     for number in range(count):
-        await client.send(type="send_message", roomId=room_id, content=f"message {number}", id=str(number))
+        await client.send(type="send_message", roomId=room_id, content=f"{content} {number}", id=str(number))
     with trio.fail_after(10):
         while (await client.wait_for("message_ack"))["id"] != str(count - 1):
             pass

@@ -144,3 +144,48 @@ async def test_when_it_closes_who_still_waits_hears_that_it_stops_and_not_that_t
     async with trio.open_nursery() as nursery, open_loader(shelf.load) as loader:
         nursery.start_soon(expect_outage)
         await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_who_waits_behind_a_load_that_is_under_way_hears_of_the_stop_too() -> None:
+    shelf = Shelf()
+    told: list[str] = []
+
+    async def expect_outage(key: str) -> None:
+        with pytest.raises(Unavailable, match="stopping"):
+            await loader.get(key)
+        told.append(key)
+
+    async with trio.open_nursery() as nursery, open_loader(shelf.load) as loader:
+        for key in "ab":
+            nursery.start_soon(expect_outage, key)
+            await trio.testing.wait_all_tasks_blocked()
+        assert shelf.loads == [["a"]]
+    assert sorted(told) == ["a", "b"]
+
+
+async def test_crowd_that_comes_little_by_little_shares_a_load_a_while(mock_clock: trio.testing.MockClock) -> None:
+    mock_clock.autojump_threshold = 0
+    loads: list[int] = []
+
+    async def load(keys: Sequence[str]) -> dict[str, str]:
+        loads.append(len(keys))
+        await trio.sleep(0.002)
+        return {key: key for key in keys}
+
+    async with open_loader(load, gather_s=0.02) as loader, trio.open_nursery() as nursery:
+        for number in range(100):
+            nursery.start_soon(loader.get, str(number))
+            await trio.sleep(0.001)
+    assert loads[0] == 1
+    assert len(loads) < 8
+    assert sum(loads) == 100
+
+
+async def test_a_question_at_a_time_is_never_held_up_by_gathering(mock_clock: trio.testing.MockClock) -> None:
+    shelf = Shelf()
+    shelf.gate.set()
+    async with open_loader(shelf.load, gather_s=0.02) as loader:
+        for key in "abc":
+            assert await loader.get(key) == key.upper()
+    assert trio.current_time() == mock_clock.current_time()
+    assert len(shelf.loads) == 3

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "generator.h"
@@ -18,12 +19,14 @@
 
 #define READ_BYTES (1 << 20)
 #define LARGEST_MESSAGE (8 << 20)
+#define STORM_STEP (SECOND / 200) /* between two looks at who may come back */
 #define EVENTS_AT_ONCE 64 /* few, so that what is due meanwhile leaves on time */
 
 struct client *clients;
 size_t client_count;
 static int epoll_fd = -1;
 static uint8_t read_buffer[READ_BYTES];
+static struct sockaddr_in server_address; /* the port is each client's own */
 
 /* ---- sending */
 
@@ -60,10 +63,21 @@ static void watch(struct client *client, int wants_write, int operation)
     client->wants_write = wants_write;
 }
 
-void lose(struct client *client, const char *why)
+static int is_gone(const struct client *client)
 {
-    if (client->state == LOST)
+    return client->state == LOST || client->state == AWAY;
+}
+
+static void turn_away(struct client *client, const char *why, double retry_after_s)
+{
+    if (is_gone(client))
         return;
+    if (is_storming) {
+        close(client->fd);
+        note_once(counts.first_failure, why, strlen(why));
+        leave_for_now(client, retry_after_s);
+        return;
+    }
     if (client->state == LIVE) {
         counts.lost++;
         note_once(counts.first_loss, why, strlen(why));
@@ -76,10 +90,15 @@ void lose(struct client *client, const char *why)
     client->state = LOST;
 }
 
+void lose(struct client *client, const char *why)
+{
+    turn_away(client, why, 0);
+}
+
 void flush(struct client *client)
 {
     struct buffer *out = &client->out;
-    if (client->state == LOST)
+    if (is_gone(client))
         return;
     while (out->start < out->end) {
         ssize_t n = send(client->fd, out->bytes + out->start, out->end - out->start, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -147,7 +166,8 @@ static size_t take_upgrade(struct client *client, uint8_t *bytes, size_t length)
     if (strncmp((const char *)bytes, "HTTP/1.1 101", 12) || !memmem(bytes, head, WIRE_ACCEPT, strlen(WIRE_ACCEPT))) {
         char why[120];
         snprintf(why, sizeof why, "upgrade refused: %.*s", (int)strcspn((char *)bytes, "\r"), (char *)bytes);
-        lose(client, why);
+        const uint8_t *retry = memmem(bytes, head, "Retry-After: ", 13);
+        turn_away(client, why, retry ? strtod((const char *)retry + 13, NULL) : 0);
         return 0;
     }
     put_authentication(client);
@@ -162,7 +182,7 @@ static size_t take_frames(struct client *client, uint8_t *bytes, size_t length, 
     struct frame frame;
     if (client->state == UPGRADING && !(taken = take_upgrade(client, bytes, length)))
         return 0;
-    while (client->state != LOST && wire_read_frame(bytes + taken, length - taken, &frame)) {
+    while (!is_gone(client) && wire_read_frame(bytes + taken, length - taken, &frame)) {
         on_frame(client, &frame, now);
         taken += frame.whole;
     }
@@ -247,13 +267,14 @@ static uint16_t port_of(const struct client *client)
     return settings.ports[(size_t)(client - clients) % settings.port_count];
 }
 
-/* `address` has the host; the port is the client's own. */
-static void start_connecting(struct client *client, struct sockaddr_in address)
+void start_connecting(struct client *client)
 {
+    struct sockaddr_in address = server_address;
     address.sin_port = htons(port_of(client));
     client->started = now_ns();
     client->state = CONNECTING;
     counts.in_handshake++;
+    client->in.start = client->in.end = client->out.start = client->out.end = 0;
     client->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (client->fd < 0)
         fail("socket: %s", strerror(errno));
@@ -285,14 +306,15 @@ static void on_connected(struct client *client)
 
 void connect_all(void)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET};
-    if (inet_pton(AF_INET, settings.host, &address.sin_addr) != 1 || ntohl(address.sin_addr.s_addr) >> 24 != 127)
+    server_address.sin_family = AF_INET;
+    if (inet_pton(AF_INET, settings.host, &server_address.sin_addr) != 1 ||
+        ntohl(server_address.sin_addr.s_addr) >> 24 != 127)
         fail("%s is not a loopback address: the generator talks to 127.0.0.0/8 only", settings.host);
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     uint64_t end = now_ns() + (uint64_t)(settings.connect_limit * 1e9);
     for (size_t next = 0; counts.live + counts.failed + counts.lost < client_count && now_ns() < end;) {
         while (next < client_count && counts.in_handshake < (size_t)settings.handshakes)
-            start_connecting(&clients[next++], address);
+            start_connecting(&clients[next++]);
         if (next == client_count || counts.in_handshake)
             poll_once(end);
     }
@@ -312,8 +334,17 @@ void poll_once(uint64_t until)
     struct epoll_event events[EVENTS_AT_ONCE];
     uint64_t now = now_ns();
     report_progress_if_due(now);
-    uint64_t wake = until < next_progress() ? until : next_progress(), patience = wake > now ? wake - now : 0;
+    uint64_t wake = until < next_progress() ? until : next_progress();
+    if (is_storming) {
+        come_back(now);
+        wake = wake < now + STORM_STEP ? wake : now + STORM_STEP;
+    }
+    uint64_t patience = wake > now ? wake - now : 0;
     struct timespec timeout = {.tv_sec = (time_t)(patience / SECOND), .tv_nsec = (long)(patience % SECOND)};
+    if (is_deaf) {
+        nanosleep(&timeout, NULL);
+        return;
+    }
     int n = epoll_pwait2(epoll_fd, events, EVENTS_AT_ONCE, &timeout, NULL);
     if (n < 0 && errno != EINTR)
         fail("epoll_pwait2: %s", strerror(errno));
@@ -323,9 +354,9 @@ void poll_once(uint64_t until)
             on_connected(client);
             continue;
         }
-        if (client->state != LOST && events[i].events & EPOLLOUT)
+        if (!is_gone(client) && events[i].events & EPOLLOUT)
             flush(client);
-        if (client->state != LOST && events[i].events & ~(uint32_t)EPOLLOUT)
+        if (!is_gone(client) && events[i].events & ~(uint32_t)EPOLLOUT)
             on_readable(client);
     }
 }

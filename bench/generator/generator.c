@@ -10,6 +10,8 @@
  *               the time at which it was due, and latency counts from then: a late send is the server's delay (or
  *               the generator's, see send_lag), never left out
  *   connect     how fast all clients are authenticated, at most --handshakes at once; then idle for --idle seconds
+ *   storm       as steady, then the server is killed and started again by the harness ("mark kill"), and all come back
+ *               with `resume`, at most --handshakes at once; the window is from the kill until all have caught up
  *   fanout      one client sends, the next message follows when every client has received the last
  *
  * stderr has lines for the harness: "progress PHASE DONE TOTAL ACKNOWLEDGED DELIVERED" and "mark begin", "mark end"
@@ -40,6 +42,8 @@ struct settings settings = {
     .seconds = 5,
     .drain = 10,
     .idle = 5,
+    .deaf = 2,
+    .recover = 60,
     .content_bytes = 64,
     .host = "127.0.0.1",
 };
@@ -63,6 +67,8 @@ static const struct option {
     {"--seconds", &settings.seconds, NULL, "the measured window (5)"},
     {"--drain", &settings.drain, NULL, "seconds to wait for what is still missing (10)"},
     {"--idle", &settings.idle, NULL, "connect: seconds to hold idle connections (5)"},
+    {"--deaf", &settings.deaf, NULL, "storm: seconds before the kill in which nobody reads (2)"},
+    {"--recover", &settings.recover, NULL, "storm: seconds within which all should be back (60)"},
     {"--content-bytes", &settings.content_bytes, NULL, "length of a message's content (64)"},
 };
 #define OPTIONS (sizeof options / sizeof *options)
@@ -275,6 +281,26 @@ static void run_fanout(void)
     wait_for_the_rest();
 }
 
+static void run_storm(void)
+{
+    size_t next = 0;
+    begin_phase("warm-up", settings.warmup + settings.deaf);
+    uint64_t due = phase_begin;
+    send_steadily(&due, settings.warmup, &next);
+    is_deaf = 1;
+    send_steadily(&due, settings.deaf, &next);
+    begin_storm();
+    begin_window();
+    begin_phase("recover", 0);
+    end_storm(now_ns() + (uint64_t)(settings.recover * 1e9));
+    end_window();
+    begin_phase("live", settings.seconds);
+    due = phase_begin;
+    send_steadily(&due, settings.seconds, &next);
+    begin_phase("drain", settings.drain);
+    wait_until_all_have_heard_the_same(phase_begin + phase_length);
+}
+
 static void run_idle(void)
 {
     dprintf(2, "mark idle-begin\n");
@@ -300,7 +326,7 @@ static void read_ports(void)
 static void read_flags(int argc, char **argv)
 {
     if (argc < 2 || argv[1][0] == '-') {
-        fprintf(stderr, "usage: generator throughput|steady|connect|fanout --port PORT[,PORT…] --clients FILE [flags]\n");
+        fprintf(stderr, "usage: generator throughput|steady|connect|storm|fanout --port PORT[,PORT…] --clients FILE [flags]\n");
         for (size_t i = 0; i < OPTIONS; i++)
             fprintf(stderr, "  %-16s %s\n", options[i].flag, options[i].meaning);
         exit(2);
@@ -332,15 +358,23 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         void (*run)(void);
-    } modes[] = {{"throughput", run_throughput}, {"steady", run_steady}, {"connect", run_idle}, {"fanout", run_fanout}};
+    } modes[] = {{"throughput", run_throughput},
+                 {"steady", run_steady},
+                 {"connect", run_idle},
+                 {"storm", run_storm},
+                 {"fanout", run_fanout}};
+    const size_t mode_count = sizeof modes / sizeof *modes;
     read_flags(argc, argv);
     size_t chosen = 0;
-    while (chosen < 4 && strcmp(settings.mode, modes[chosen].name))
+    while (chosen < mode_count && strcmp(settings.mode, modes[chosen].name))
         chosen++;
-    if (chosen == 4)
-        fail("%s: the modes are throughput, steady, connect and fanout", settings.mode);
+    if (chosen == mode_count)
+        fail("%s: the modes are throughput, steady, connect, storm and fanout", settings.mode);
     prctl(PR_SET_TIMERSLACK, 1);
     double longest = settings.connect_limit + settings.warmup + settings.seconds + settings.drain * 3 + settings.idle;
+    is_following = modes[chosen].run == run_storm;
+    if (is_following)
+        longest += settings.deaf + settings.recover;
     alarm((unsigned)longest + 30); /* whatever happens, it ends */
     read_clients();
     if (settings.senders > (double)client_count)

@@ -1,5 +1,5 @@
 /* What the parts of the load generator share: generator.c (flags, modes) uses talk.c (what is said, counted and timed),
- * clients.c (connections, bytes, the loop) and report.c. One thread; the state of a run is in the structs below. */
+ * clients.c (connections, bytes, the loop), storm.c (a server that is killed) and report.c. One thread; the state of a run is in the structs below. */
 #ifndef BENCH_GENERATOR_H
 #define BENCH_GENERATOR_H
 
@@ -13,7 +13,7 @@
 #define NOTE_BYTES 256
 #define MOST_PORTS 16
 
-enum state { WAITING, CONNECTING, UPGRADING, AUTHENTICATING, LIVE, LOST };
+enum state { WAITING, CONNECTING, UPGRADING, AUTHENTICATING, LIVE, AWAY, LOST };
 
 struct buffer {
     uint8_t *bytes;
@@ -21,8 +21,9 @@ struct buffer {
 };
 
 struct room {
-    uint64_t acknowledged;
+    uint64_t acknowledged, seq; /* the newest seq that any member knows of (storm) */
     unsigned live;
+    int is_counted;
 };
 
 struct client {
@@ -33,12 +34,13 @@ struct client {
     struct room *room;
     struct buffer in, out;
     uint64_t started, sent, received;
+    uint64_t seq, answered, retry_at; /* in a storm: the last seq heard, messages answered, when to come back */
 };
 
 /* What was asked for (generator.c has the flags, their defaults and their meaning). Times in seconds. */
 struct settings {
     double connections, handshakes, connect_limit, senders, depth, rate, warmup, seconds, drain, idle,
-        content_bytes;
+        deaf, recover, content_bytes;
     const char *mode, *clients_file, *host, *port;
     uint16_t ports[MOST_PORTS]; /* the clients take turns in them */
     size_t port_count;
@@ -58,6 +60,7 @@ extern struct window window;
 struct counts {
     size_t live, in_handshake, failed, lost;
     uint64_t sent, acknowledged, refused, delivered, expected, other_frames, bytes_received;
+    uint64_t skipped, repeated, resyncs, cut, tries; /* in a storm; cut: unanswered when the server was killed */
     uint64_t last_arrival; /* of an acknowledgement or a delivery */
     char first_failure[NOTE_BYTES], first_refusal[NOTE_BYTES], first_loss[NOTE_BYTES];
     uint64_t largest_send_lag; /* of the generator itself: how late a message left (steady) */
@@ -82,6 +85,7 @@ void *grown(void *memory, size_t bytes);
 void read_clients(void);
 /* Connects and authenticates all, at most settings.handshakes at once. Those not live after the limit are lost. */
 void connect_all(void);
+void start_connecting(struct client *client);
 /* Queues a masked frame; flush() sends what is queued as far as the socket takes it, the loop sends the rest. */
 void put_frame(struct client *client, unsigned opcode, const void *payload, size_t length);
 void flush(struct client *client);
@@ -101,6 +105,24 @@ void put_authentication(struct client *client);
 /* Queues one chat message; the caller flushes. `due`: when it should have left. */
 void put_message(struct client *client, uint64_t due);
 void on_text(struct client *client, const uint8_t *payload, size_t length, uint64_t now);
+
+/* ---- storm.c */
+
+extern int is_following; /* the clients count the seqs of their rooms */
+extern int is_storming;  /* who is lost or refused comes back */
+extern int is_deaf;      /* nobody reads */
+
+void follow_from(struct client *client, uint64_t seq);
+void follow(struct client *client, uint64_t seq);
+void on_caught_up(struct client *client, uint64_t seq);
+void leave_for_now(struct client *client, double retry_after_s);
+/* Starts those whose time has come, as far as settings.handshakes lets them. */
+void come_back(uint64_t now);
+/* Has the server killed and drops every connection; then waits until all are back. */
+void begin_storm(void);
+void end_storm(uint64_t end);
+void wait_until_all_have_heard_the_same(uint64_t end);
+void print_storm(void);
 
 /* ---- report.c */
 

@@ -65,9 +65,13 @@ void print_report(void)
     print_count("sent", counts.sent);
     print_count("acknowledged", counts.acknowledged);
     print_count("refused", counts.refused);
-    print_count("unacknowledged", counts.sent - counts.acknowledged - counts.refused);
+    print_count("unacknowledged", counts.sent - counts.acknowledged - counts.refused - counts.cut);
+    print_count("cut", counts.cut);
     print_count("delivered", counts.delivered);
-    print_deliveries_that_do_not_add_up();
+    if (is_following)
+        print_storm();
+    else
+        print_deliveries_that_do_not_add_up();
     print_count("other_frames", counts.other_frames);
     print_count("bytes_received", counts.bytes_received);
     print_number("drain_seconds", counts.drain_seconds);

@@ -10,11 +10,12 @@
 #define MARKER "~T~" /* before the 19 digits of the time at which a message was due */
 #define MARKER_DIGITS 19
 
-enum kind { NEW_MESSAGE, MESSAGE_ACK, AUTHENTICATED, REFUSED, OTHER };
+enum kind { NEW_MESSAGE, MESSAGE_ACK, AUTHENTICATED, CAUGHT_UP, RESYNC, REFUSED, OTHER };
 
 struct counts counts;
 int is_answering, is_timing_delivery;
 static char filler[LARGEST_CONTENT + 1];
+static char epoch[100];
 
 void prepare_talk(void)
 {
@@ -26,7 +27,11 @@ void prepare_talk(void)
 void put_authentication(struct client *client)
 {
     char text[2048];
-    int n = snprintf(text, sizeof text, "{\"type\":\"authenticate\",\"token\":\"%s\"}", client->token);
+    int n = snprintf(text, sizeof text, "{\"type\":\"authenticate\",\"token\":\"%s\"", client->token);
+    if (is_storming)
+        n += snprintf(text + n, sizeof text - (size_t)n, ",\"resume\":{\"epoch\":\"%s\",\"rooms\":{\"%s\":%llu}}",
+                      epoch, client->room_id, (unsigned long long)client->seq);
+    n += snprintf(text + n, sizeof text - (size_t)n, "}");
     put_frame(client, OP_TEXT, text, (size_t)n);
 }
 
@@ -71,6 +76,10 @@ static enum kind kind_of(const uint8_t *payload, size_t length)
         return MESSAGE_ACK;
     if (IS("error") || IS("auth_error"))
         return REFUSED;
+    if (IS("caught_up"))
+        return CAUGHT_UP;
+    if (IS("resync"))
+        return RESYNC;
     return IS("authenticated") ? AUTHENTICATED : OTHER;
 #undef IS
 }
@@ -92,6 +101,29 @@ static uint64_t due_of(const uint8_t *payload, size_t length, size_t *usual_plac
     return due;
 }
 
+/* The number behind `name`, as in "seq":5; 0: there is none. */
+static uint64_t number_of(const uint8_t *payload, size_t length, const char *name)
+{
+    const uint8_t *found = memmem(payload, length, name, strlen(name)), *end = payload + length;
+    uint64_t number = 0;
+    if (found)
+        for (found += strlen(name); found < end && *found >= '0' && *found <= '9'; found++)
+            number = number * 10 + (uint64_t)(*found - '0');
+    return number;
+}
+
+static void keep_epoch(const uint8_t *payload, size_t length)
+{
+    static const char name[] = "\"epoch\":\"";
+    const uint8_t *found = memmem(payload, length, name, sizeof name - 1);
+    if (!found)
+        return;
+    found += sizeof name - 1;
+    const uint8_t *end = memchr(found, '"', (size_t)(payload + length - found));
+    if (end && (size_t)(end - found) < sizeof epoch)
+        snprintf(epoch, sizeof epoch, "%.*s", (int)(end - found), (const char *)found);
+}
+
 static int is_measured(uint64_t due)
 {
     return due >= window.begin && due < window.end;
@@ -101,6 +133,12 @@ static void on_acknowledged(struct client *client, const uint8_t *payload, size_
 {
     static size_t usual_place;
     counts.acknowledged++;
+    client->answered++;
+    if (is_following) {
+        uint64_t seq = number_of(payload, length, "\"seq\":");
+        if (client->room->seq < seq)
+            client->room->seq = seq;
+    }
     client->room->acknowledged++;
     counts.expected += client->room->live;
     counts.last_arrival = now;
@@ -118,6 +156,8 @@ static void on_delivered(struct client *client, const uint8_t *payload, size_t l
     static size_t usual_place;
     counts.delivered++;
     client->received++;
+    if (is_following)
+        follow(client, number_of(payload, length, "\"seq\":"));
     counts.last_arrival = now;
     if (window.is_open)
         window.delivered++;
@@ -138,12 +178,23 @@ void on_text(struct client *client, const uint8_t *payload, size_t length, uint6
         on_acknowledged(client, payload, length, now);
         return;
     case AUTHENTICATED:
-        if (client->state != AUTHENTICATING)
-            return;
+        if (client->state != AUTHENTICATING || is_storming)
+            return; /* in a storm it is back when it has caught up */
+        if (is_following) {
+            keep_epoch(payload, length);
+            follow_from(client, number_of(payload, length, "\"lastSeq\":"));
+        }
         client->state = LIVE;
         counts.in_handshake--;
         counts.live++;
         histogram_add(&counts.handshake_times, now - client->started);
+        return;
+    case CAUGHT_UP:
+        on_caught_up(client, number_of(payload, length, "\"seq\":"));
+        return;
+    case RESYNC:
+        counts.resyncs++;
+        on_caught_up(client, number_of(payload, length, "\"seq\":"));
         return;
     case REFUSED:
         if (client->state != LIVE) {
@@ -153,6 +204,7 @@ void on_text(struct client *client, const uint8_t *payload, size_t length, uint6
             return;
         }
         counts.refused++;
+        client->answered++;
         note_once(counts.first_refusal, payload, length);
         if (is_answering)
             put_message(client, now);
