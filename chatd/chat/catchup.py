@@ -54,7 +54,7 @@ async def catch_up(chat: Chat, session: Session, room_id: str, after: int) -> bo
 
 async def _page_through(chat: Chat, session: Session, room_id: str, mine: CatchUp) -> bool:
     chat.hub.pause(session, room_id)
-    at_once = chat.options.websocket.outbox_bytes // 4
+    at_once = min(chat.options.websocket.outbox_bytes // 4, BLOCK_BYTES)
 
     def may_go_on() -> bool:
         return room_id in session.rooms and session.catching_up.get(room_id) is mine
@@ -69,7 +69,7 @@ async def _page_through(chat: Chat, session: Session, room_id: str, mine: CatchU
         missed = room.events_after(mine.position)
         if missed is None:
             missed = await _read_missed(chat, room, mine.position)
-        for block, last_seq in _blocks(missed):
+        for block, last_seq in _blocks(missed, max_bytes=at_once):
             await session.line.wait_for_space()
             if not may_go_on():
                 return False
@@ -116,13 +116,16 @@ async def lengthen_tails(chat: Chat, places: Mapping[str, int]) -> None:
             room.lengthen_tail(found.get(stretch, []))
 
 
-def _blocks(events: Sequence[Event]) -> Iterator[tuple[bytes, int]]:
-    """The frames of events that follow each other, joined into blocks, each with the seq of its last one."""
+def _blocks(events: Sequence[Event], *, max_bytes: int) -> Iterator[tuple[bytes, int]]:
+    """The frames of events that follow each other, joined into blocks, each with the seq of its last one.
+
+    A block of several is at most `max_bytes` long, so that it fits where half of an outbox is free.
+    """
     gathered: list[bytes] = []
     size = 0
     for event in events:
         frame = frame_of(event)
-        if gathered and size + len(frame) > BLOCK_BYTES:
+        if gathered and size + len(frame) > max_bytes:
             yield b"".join(gathered), event.seq - 1
             gathered, size = [], 0
         gathered.append(frame)
