@@ -11,7 +11,7 @@ import json
 import os
 import sqlite3
 import sys
-from contextlib import asynccontextmanager, closing
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -281,6 +281,17 @@ async def open_daemon(data_dir: Path, *, limits: bool = False, **options: str) -
             stop.set()
 
 
+@dataclass(frozen=True)
+class Program:
+    """What Python is to run as a daemon, and what it finds in its environment beside CHATD_… ."""
+
+    arguments: tuple[str, ...] = ("-m", "chatd")
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+CHATD = Program()
+
+
 @dataclass
 class Process(Daemon):
     """A daemon of its own process; `log` is what it wrote so far, a dict a line."""
@@ -299,13 +310,20 @@ class Process(Daemon):
                 await trio.sleep(0.01)
 
 
-@asynccontextmanager
-async def start_process(data_dir: Path, *, limits: bool = False, **options: str) -> AsyncIterator[Process]:
+def start_process(data_dir: Path, *, limits: bool = False, **options: str) -> AbstractAsyncContextManager[Process]:
     """A daemon as a process, killed at the end if it still runs."""
-    variables = os.environ | environment(data_dir, limits=limits, **options)
+    return start_program(CHATD, data_dir, limits=limits, **options)
+
+
+@asynccontextmanager
+async def start_program(
+    program: Program, data_dir: Path, *, limits: bool = False, **options: str
+) -> AsyncIterator[Process]:
+    """The same of a program that is not quite chatd's own."""
+    variables = os.environ | program.variables | environment(data_dir, limits=limits, **options)
     async with trio.open_nursery() as nursery:
         process = await trio.lowlevel.open_process(
-            [sys.executable, "-m", "chatd", "serve", "--config", str(NO_FILE)], env=variables, stderr=PIPE
+            [sys.executable, *program.arguments, "serve", "--config", str(NO_FILE)], env=variables, stderr=PIPE
         )
         daemon = Process(0, 0, data_dir, process, [])
         nursery.start_soon(_read_log, daemon)

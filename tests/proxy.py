@@ -1,7 +1,7 @@
 """A Trio TCP proxy for tests: a link that is slow, falls silent, is cut, or swallows what Redis published.
 
-It stands on a port of its own before whatever `connect` reaches. What the server says is passed on reply by reply
-(RESP 2 and 3), so that one of them can be left out; what the client says is passed on as it comes.
+It stands on a port of its own before whatever `connect` reaches. What a Redis says is passed on reply by reply (RESP 2
+and 3), so that one of them can be left out; what clients and other servers say is passed on as it comes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
 #: Close with a reset: linger for 0 s (socket(7), SO_LINGER).
 RESET: Final = struct.pack("ii", 1, 0)
@@ -26,6 +26,14 @@ MAX_PIECES: Final = 10_000
 LINES: Final = b"+-:_#,("
 BLOBS: Final = b"$!="
 NESTS: Final = {ord("*"): 1, ord("~"): 1, ord(">"): 1, ord("%"): 2}
+
+
+class Pieces:
+    """Cuts nothing: for servers that are no Redis."""
+
+    def take(self, data: bytes) -> list[bytes]:
+        """What has come."""
+        return [data]
 
 
 class Replies:
@@ -79,7 +87,7 @@ class Link:
 
     client: trio.SocketStream
     scope: trio.CancelScope
-    replies: Replies = field(default_factory=Replies)
+    replies: Pieces | Replies
 
 
 @dataclass
@@ -88,6 +96,7 @@ class Proxy:
 
     port: int
     connect: Callable[[], Awaitable[trio.abc.Stream]]
+    cutter: Callable[[], Pieces | Replies] = Replies
     delay_s: float = 0
     links: set[Link] = field(default_factory=set)
     #: Channels of the messages that were swallowed.
@@ -105,9 +114,9 @@ class Proxy:
         """Pass on what was held up, and all that follows."""
         self._flowing.set()
 
-    def cut(self) -> None:
-        """Reset every connection; new ones are taken."""
-        for link in list(self.links):
+    def cut(self, links: Collection[Link] | None = None) -> None:
+        """Reset these connections, or every one; new ones are taken."""
+        for link in list(self.links if links is None else links):
             link.client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             link.scope.cancel()
 
@@ -131,7 +140,7 @@ class Proxy:
             except OSError:
                 return
             async with server, trio.open_nursery() as nursery:
-                link = Link(client, nursery.cancel_scope)
+                link = Link(client, nursery.cancel_scope, self.cutter())
                 self.links.add(link)
                 nursery.start_soon(self._carry, client, server, lambda data: [data], link.scope)
                 nursery.start_soon(self._carry, server, client, partial(self._pass_replies, link), link.scope)
@@ -186,11 +195,13 @@ class Proxy:
 
 
 @asynccontextmanager
-async def open_proxy(connect: Callable[[], Awaitable[trio.abc.Stream]]) -> AsyncIterator[Proxy]:
+async def open_proxy(
+    connect: Callable[[], Awaitable[trio.abc.Stream]], *, cutter: Callable[[], Pieces | Replies] = Replies
+) -> AsyncIterator[Proxy]:
     """A proxy on a free port of the loopback, with all its connections closed at the end."""
     async with trio.open_nursery() as nursery:
         [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        proxy = Proxy(listener.socket.getsockname()[1], connect)
+        proxy = Proxy(listener.socket.getsockname()[1], connect, cutter)
         proxy.flow()
         nursery.start_soon(partial(trio.serve_listeners, proxy.serve, [listener]))
         yield proxy

@@ -62,6 +62,13 @@ class Server:
         self._signal(signal.SIGKILL)
         self.process.wait()
 
+    def start_again_if_ended(self) -> None:
+        """Wait until it answers, or start it if it has given up."""
+        try:
+            self.wait_ready()
+        except AssertionError:
+            self.start()
+
     def pause(self) -> None:
         """SIGSTOP, to every process of it."""
         self._signal(signal.SIGSTOP)
@@ -69,12 +76,17 @@ class Server:
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
 
-    def _signal(self, number: signal.Signals) -> None:
-        """Signal the server and its children, which are no process group (PostgreSQL's lead sessions of their own)."""
+    def pids(self) -> list[int]:
+        """The server and its children, which are no process group (PostgreSQL's lead sessions of their own)."""
         pid = self.process.pid
         with suppress(OSError):
             children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-            for target in (pid, *map(int, children)):
+            return [pid, *map(int, children)]
+        return []
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(OSError):
+            for target in self.pids():
                 os.kill(target, number)
 
 
@@ -125,12 +137,14 @@ def postgres_programs() -> Path:
 
 
 @contextmanager
-def open_postgres(*, is_durable: bool = True, options: Sequence[str] = ()) -> Iterator[Postgres]:
-    """A new PostgreSQL, killed at the end; `options` like `max_connections=500`."""
+def open_postgres(
+    *, is_durable: bool = True, options: Sequence[str] = (), parent: Path | None = None
+) -> Iterator[Postgres]:
+    """A new PostgreSQL, killed at the end; `options` like `max_connections=500`. Its folder is in `parent`."""
     programs = postgres_programs()
     user = SUPERUSER if os.geteuid() == 0 else None
     # Its own short folder: the path of a socket has at most 107 bytes.
-    with tempfile.TemporaryDirectory(prefix="chatd-pg-", ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(prefix="chatd-pg-", ignore_cleanup_errors=True, dir=parent) as name:
         folder = Path(name)
         if user:
             shutil.chown(folder, user, user)

@@ -1,4 +1,4 @@
-"""Several nodes as one: limits, sign-outs and memberships that hold on all of them, and their torture in short."""
+"""Several nodes as one: limits, sign-outs and memberships that hold on all of them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ from chatd.store.entries import MembershipChange
 from tests.daemon import NO_FILE, environment, open_daemon
 from tests.servers import shared_postgres, shared_redis
 from tests.stores import ignore
-from tests.torture.checker import Promise
-from tests.torture.cluster import Report, torture
-from tests.torture.nemesis import Wound
 from tests.torture.nodes import SECRET
-from tests.torture.stays import Judgement
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -211,35 +207,3 @@ async def test_a_resume_on_another_node_has_no_gap_and_no_repeat(tmp_path: Path)
                 assert replayed == [seq + 1, seq + 2, seq + 3]
                 seq = caught_up["seq"]
                 assert seq == replayed[-1]
-
-
-# -- the torture ------------------------------------------------------------------------------------------------------
-
-
-async def test_nothing_is_lost_or_repeated_while_back_ends_and_nodes_die(tmp_path: Path) -> None:
-    report = await torture(
-        tmp_path, seconds=12, clients=30, rooms=5, kinds=["redis-kill", "postgres-kill", "node-kill", "drop"], seed=7
-    )
-    assert report.faults == [], str(report)
-    assert {wound.kind for wound in report.wounds} == {"redis-kill", "postgres-kill", "node-kill", "drop"}
-    assert report.acknowledged > 100
-    assert report.judgement.resumes > 10
-
-
-def test_a_report_tells_of_each_fault_and_when_service_was_back() -> None:
-    promise = Promise("ada", "ada-1", "r", "hello", "m1", 1)
-    judgement = Judgement(promises={"ada-1": promise}, heard_at={("r", 1): (3.0, 3.5), ("r", 2): (20.0, 20.1)})
-    wounds = [Wound("drop", 3.0, 4.0, 0.25, "room r"), Wound("node-kill", 12.0, 14.0, 11.0), Wound("drop", 30, 31)]
-    report = Report(42, 30, 60, judgement=judgement, wounds=wounds, faults=["room r has holes at [1]"])
-    told = str(report)
-    assert "1 acknowledged" in told
-    assert "    3.0  drop                1.0 s        0.25 s           0.50 s   0.00 s  room r" in told
-    assert "never" in told
-    assert "2 times drop: service back within 0.25 s" in told
-    assert "BROKEN: room r has holes at [1]" in told
-    assert "seed 42" in told.splitlines()[-1]
-    assert report.late(10) == [
-        "drop at 30.0 s: service did not come back",
-        "node-kill at 12.0 s: service was back 11.0 s after it was over",
-    ]
-    assert "Every promise was kept." in str(Report(42, 30, 60))

@@ -1,4 +1,4 @@
-"""The torture in its short form, and that its checker finds what is broken: a check that cannot fail is a defect."""
+"""The torture's checker finds what is broken: a check that cannot fail is a defect."""
 
 from __future__ import annotations
 
@@ -16,26 +16,11 @@ from chatd.store.entries import Stored
 from tests.stores import join, leave, open_store, post
 from tests.torture.checker import Found, Promise, check_database, check_order, check_promises, read_database
 from tests.torture.diary import Diary, Line, read_diaries, write_diaries
-from tests.torture.kill import Report, torture
 from tests.torture.stays import judge_diaries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-
-async def test_kill_9_under_load_loses_nothing_acknowledged_and_repeats_nothing(tmp_path: Path) -> None:
-    report = await torture(tmp_path, kills=5, rate=500, clients=50, seed=5)
-    assert report.faults == [], str(report)
-    assert report.kills == 5
-    assert report.acknowledged == report.sent == report.stored
-
-
-async def test_sigterm_under_load_tells_everybody_and_loses_nothing_acknowledged(tmp_path: Path) -> None:
-    report = await torture(tmp_path, stops=1, rate=500, clients=50, seed=6)
-    assert report.faults == [], str(report)
-    assert report.told == 50
-    assert max(report.stopped_within_s) < 10
 
 
 # -- the checker ------------------------------------------------------------------------------------------------------
@@ -397,10 +382,3 @@ async def test_a_member_who_does_not_hear_its_room_at_the_end_is_found(kept: tup
     diaries[0].lines[:] = [line for line in diaries[0].lines if line.stay == 0 and line.at_s == 0]
     faults = judge_diaries(found, diaries, is_settled=True).faults
     assert_found(faults, "is a member of room * at the end and does not hear it")
-
-
-def test_a_report_with_faults_names_them_and_the_seed() -> None:
-    report = Report(seed=42, faults=["room r has holes at [1]"])
-    assert "BROKEN: room r has holes at [1]" in str(report)
-    assert "seed 42" in str(report).splitlines()[-1]
-    assert "Every promise was kept." in str(Report(seed=42))

@@ -1,15 +1,17 @@
-"""A torture client: sends at its own rate, resends under the same `clientMessageId` what was not acknowledged, joins
-and leaves rooms, drops its connection now and then, and writes down all that it sends and is told. It judges nothing.
+"""A torture client: a device that does everything there is (`acts`), resends under the same `clientMessageId` what was
+not acknowledged, drops its connection now and then, and writes down all that it sends and is told. It judges nothing.
 """
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from tests.torture.acts import act
 from tests.torture.connection import BROKEN, Connection, open_connection
 from tests.torture.diary import Diary, Line, What
 
@@ -17,26 +19,31 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Sequence
 
-    from tests.daemon import SignedIn
+    from tests.torture.drafts import Sent
+    from tests.torture.web import Web
 
 #: Unacknowledged messages past which a client waits.
 MAX_PENDING: Final = 200
 #: Seconds between two looks at what is to be sent again, at most.
 TICK_S: Final = 0.5
+#: Bytes that the kernel keeps for one in so many connections, as on a small device.
+SMALL_BUFFER: Final = 4096
+SMALL_ONE_IN: Final = 4
+#: Messages of a room that a client remembers, to reply to.
+REMEMBERED: Final = 20
 
 
 @dataclass(frozen=True)
 class Habits:
     """How a client behaves.
 
-    It sends `rate` messages a second; instead of one in `wander_one_in` it leaves or joins a room, and of those who
-    left a share of `stay_away` is in no hurry to come back. It drops a connection after `stray_s` on the average, and
-    asks to resume in a share of `resume` of its arrivals, and for what it missed in a share of `replay` of its joins.
-    Of an unanswered request it is tired after `patience_s`.
+    It does `rate` things a second, nearly all of them messages; of those who leave a room a share of `stay_away` is in
+    no hurry to come back. It drops a connection after `stray_s` on the average, and asks to resume in a share of
+    `resume` of its arrivals, and for what it missed in a share of `replay` of its joins. Of an unanswered request it is
+    tired after `patience_s`.
     """
 
     rate: float = 1.0
-    wander_one_in: int = 60
     stay_away: float = 0.0
     stray_s: float = inf
     resume: float = 0.0
@@ -45,26 +52,22 @@ class Habits:
     pause_s: tuple[float, float] = (0.01, 0.1)
 
 
-class Sent(NamedTuple):
-    """A message that was sent, and is sent again until it is acknowledged."""
-
-    key: str
-    room_id: str
-    content: str
-
-
 class Stay:
     """One connection: where it is in every room that it hears, and what it has asked."""
 
     def __init__(self, connection: Connection, number: int) -> None:
         self.connection = connection
         self.number = number
+        #: The token that it has shown last.
+        self.token = ""
         self.scope = trio.CancelScope()
         self.positions: dict[str, int] = {}
         #: Rooms whose missed events are being replayed.
         self.replaying: set[str] = set()
         self.is_authenticated = trio.Event()
         self.was_told_of_shutdown = False
+        #: Its client has ended it by itself.
+        self.was_cut = False
         self.answers: dict[str, dict[str, Any]] = {}
         self.answered = trio.Event()
         #: When each message that has no answer yet was sent.
@@ -76,9 +79,19 @@ class Stay:
     def is_over(self) -> bool:
         return self.connection.close_code is not None
 
+    @property
+    def is_reading(self) -> bool:
+        """It is neither slow nor halted."""
+        return self.connection.flowing.is_set() and not self.connection.rest_s
+
+    def excuse(self) -> None:
+        """What is unanswered is not overdue: the client itself was away."""
+        self.unanswered = dict.fromkeys(self.unanswered, trio.current_time())
+
     def end(self) -> None:
         """Have it ended, without a word to the server."""
         if self.connection.close_code is None:
+            self.was_cut = True
             self.connection.close_code = BROKEN
         self.scope.cancel()
 
@@ -88,7 +101,7 @@ class TortureClient:
     """One device of a user with one connection at a time, for as long as `run` runs."""
 
     name: str
-    user: SignedIn
+    web: Web
     rooms: Sequence[str]
     #: The port to try next.
     port: Callable[[], int]
@@ -108,20 +121,39 @@ class TortureClient:
     heard: int = 0
     epoch: str = ""
     asked: int = 0
+    acts: Counter[str] = field(default_factory=Counter)
+    #: What was told in another way than it was sent.
+    faults: list[str] = field(default_factory=list)
+    #: The newest messages of each room.
+    heard_ids: dict[str, deque[str]] = field(default_factory=dict)
+    _calmed: trio.Event = field(default_factory=trio.Event)
 
     def __post_init__(self) -> None:
-        self.diary = Diary(self.name, self.user.id)
+        self.diary = Diary(self.name, self.web.user.id)
         # Where it was in each room when it last heard of it, on any connection.
         self.known: dict[str, int] = {}
+        # What it said, until it hears it itself.
+        self.said: dict[str, Sent] = {}
 
     async def run(self) -> None:
         """Connect, and connect again whenever it is over."""
         while True:
-            async with open_connection(self.port()) as connection:
+            receive_buffer = SMALL_BUFFER if self.dice.randrange(SMALL_ONE_IN) == 0 else 0
+            async with open_connection(self.port(), receive_buffer=receive_buffer) as connection:
                 if connection is not None:
                     await self._stay(Stay(connection, len(self.stays)))
             self.stir()
             await trio.sleep(self.dice.uniform(*self.habits.pause_s))
+
+    def calm(self) -> None:
+        """Send nothing new and read all that comes."""
+        self.is_sending = False
+        self._calmed.set()
+
+    async def rest(self, seconds: float) -> None:
+        """Do nothing for a while, or until one is to be calm."""
+        with trio.move_on_after(seconds):
+            await self._calmed.wait()
 
     @property
     def live(self) -> Stay | None:
@@ -163,10 +195,10 @@ class TortureClient:
         await self._authenticate(stay)
         for room_id in self.rooms:
             if room_id not in stay.positions and (not self.known or not self.habits.stay_away):
-                await self._join(stay, room_id)
+                await self.join(stay, room_id)
         for sent in list(self.pending.values()):
             self.resent += 1
-            await self._post(stay, sent)
+            await self.post(stay, sent)
         next_s = trio.current_time()
         while True:
             next_s += self.dice.expovariate(self.habits.rate)
@@ -175,7 +207,7 @@ class TortureClient:
                 await self._send_again(stay)
             next_s = max(next_s, now_s - 1)
             if self.is_sending and len(self.pending) < MAX_PENDING:
-                await self._act(stay)
+                await act(self, stay)
 
     async def _authenticate(self, stay: Stay) -> None:
         resume = {}
@@ -186,39 +218,27 @@ class TortureClient:
             resume = {"resume": {"epoch": self.epoch, "rooms": rooms}}
             stay.replaying = set(rooms)
             stay.positions = dict(rooms)
-        await self._send(stay, type="authenticate", token=self.user.token, **resume)
+        stay.token = self.web.token
+        await self._send(stay, type="authenticate", token=stay.token, **resume)
         with trio.move_on_after(self.habits.patience_s) as scope:
             await stay.is_authenticated.wait()
         if scope.cancelled_caught:
-            await self._give_up(stay)
+            await self.give_up(stay)
 
-    async def _act(self, stay: Stay) -> None:
-        """Send a message, or now and then leave or join a room."""
-        room_id = self.dice.choice(self.rooms)
-        if room_id not in stay.positions:
-            if self.dice.random() < 0.3:
-                await self._come_back(stay, room_id)
-            return
-        is_clear = all(sent.room_id != room_id for sent in self.pending.values())
-        if is_clear and self.dice.random() < 1 / self.habits.wander_one_in:
-            await self._ask(stay, "leave_room", roomId=room_id)
-            if self.dice.random() >= self.habits.stay_away:
-                await self._join(stay, room_id)
-            return
-        self.sent += 1
-        key = f"{self.name}-{self.sent}"
-        await self._post(stay, self.add_pending(key, room_id, f"{key} " + "x" * self.dice.randint(0, 200)))
+    async def show_token(self, stay: Stay) -> None:
+        """Authenticate a live connection with the newest token, unless it is just catching up."""
+        if not stay.replaying:
+            stay.token = self.web.token
+            await self.ask(stay, "authenticate", token=stay.token)
 
-    def add_pending(self, key: str, room_id: str, content: str) -> Sent:
+    def add_pending(self, sent: Sent) -> Sent:
         """Note a message as one that is to be acknowledged."""
-        self.pending[key] = Sent(key, room_id, content)
-        return self.pending[key]
+        self.pending[sent.key] = self.said[sent.key] = sent
+        return sent
 
-    async def _post(self, stay: Stay, sent: Sent) -> None:
+    async def post(self, stay: Stay, sent: Sent) -> None:
         stay.unanswered[sent.key] = trio.current_time()
-        await self._send(
-            stay, type="send_message", roomId=sent.room_id, content=sent.content, clientMessageId=sent.key, id=sent.key
-        )
+        await self._send(stay, type="send_message", id=sent.key, roomId=sent.room_id, **sent.body)
 
     async def _send_again(self, stay: Stay) -> None:
         """Send what was refused for a while; come back where there is no answer for too long."""
@@ -226,28 +246,28 @@ class TortureClient:
         for key in refused:
             if (sent := self.pending.get(key)) is not None:
                 self.resent += 1
-                await self._post(stay, sent)
+                await self.post(stay, sent)
         oldest_s = next(iter(stay.unanswered.values()), inf)
         if trio.current_time() - oldest_s > self.habits.patience_s:
-            await self._give_up(stay)
+            await self.give_up(stay)
 
-    async def _give_up(self, stay: Stay) -> None:
+    async def give_up(self, stay: Stay) -> None:
         """Have the connection ended, and wait for that."""
         stay.end()
         await trio.sleep_forever()
 
-    async def _join(self, stay: Stay, room_id: str) -> None:
-        await self._ask(stay, "join_room", roomId=room_id, limit=1)
+    async def join(self, stay: Stay, room_id: str) -> None:
+        await self.ask(stay, "join_room", roomId=room_id, limit=1)
 
-    async def _come_back(self, stay: Stay, room_id: str) -> None:
+    async def come_back(self, stay: Stay, room_id: str) -> None:
         """Join a room that it does not hear, now and then with all that was missed."""
         if room_id in self.known and self.dice.random() < self.habits.replay:
             stay.replaying.add(room_id)
-            await self._ask(stay, "join_room", roomId=room_id, afterSeq=self.known[room_id])
+            await self.ask(stay, "join_room", roomId=room_id, afterSeq=self.known[room_id])
         else:
-            await self._join(stay, room_id)
+            await self.join(stay, room_id)
 
-    async def _ask(self, stay: Stay, kind: str, **fields: Any) -> None:
+    async def ask(self, stay: Stay, kind: str, **fields: Any) -> None:
         """Send a request and wait for its answer, again after a while if it was refused for a while."""
         while True:
             self.asked += 1
@@ -257,12 +277,12 @@ class TortureClient:
                 while request_id not in stay.answers:
                     await stay.answered.wait()
             if scope.cancelled_caught:
-                await self._give_up(stay)
+                await self.give_up(stay)
             answer = stay.answers.pop(request_id)
             if answer["type"] != "error":
                 return
             if not answer["temporary"]:
-                stay.replaying.discard(fields["roomId"])
+                stay.replaying.discard(fields.get("roomId", ""))
                 return
             await trio.sleep(self.dice.uniform(0.1, 0.5))
 
@@ -271,6 +291,9 @@ class TortureClient:
     async def _listen(self, stay: Stay) -> None:
         while messages := await stay.connection.receive():
             for message in messages:
+                if message["type"] == "auth_error" and stay.token in self.web.doubtful:
+                    # It has ended this sign-in itself; the next connection has another one.
+                    continue
                 self.note(stay, "heard", message)
                 self.hear(stay, message)
 
@@ -279,6 +302,7 @@ class TortureClient:
         match message["type"]:
             case "new_message":
                 self._hear_event(stay, message["message"])
+                self._remember(message["message"])
             case "user_joined" | "user_left":
                 self._hear_event(stay, message)
             case "message_ack":
@@ -287,7 +311,7 @@ class TortureClient:
                 self.pending.pop(key, None)
                 self.acknowledged.add(key)
                 self.stir()
-            case "room_history":
+            case "room_history" if message.get("id", "").startswith("join_room"):
                 stay.positions.setdefault(message["roomId"], message["seq"])
             case "caught_up" | "resync":
                 self._hear_end_of_replay(stay, message)
@@ -309,9 +333,18 @@ class TortureClient:
         self.heard += 1
         room_id = event["roomId"]
         stay.positions[room_id] = event["seq"]
-        is_own_leaving = event.get("type") == "user_left" and event["userId"] == self.user.id
+        is_own_leaving = event.get("type") == "user_left" and event["userId"] == self.web.user.id
         if is_own_leaving and room_id not in stay.replaying:
             self._forget(stay, room_id)
+
+    def _remember(self, message: dict[str, Any]) -> None:
+        self.heard_ids.setdefault(message["roomId"], deque(maxlen=REMEMBERED)).append(message["id"])
+        sent = self.said.pop(message.get("clientMessageId", ""), None) if self._is_own(message) else None
+        if sent is not None and sent.differs_from(message):
+            self.faults.append(f"{sent} was sent and told as {message}")
+
+    def _is_own(self, message: dict[str, Any]) -> bool:
+        return bool(message["senderId"] == self.web.user.id)
 
     def _hear_end_of_replay(self, stay: Stay, message: dict[str, Any]) -> None:
         room_id = message["roomId"]

@@ -23,6 +23,7 @@ BROKEN: Final = 1006
 NORMAL: Final = struct.pack("!H", 1000)
 #: Seconds after which a client tries again where nobody answers its upgrade.
 UPGRADE_S: Final = 3.0
+READ_BYTES: Final = 65_536
 
 
 def _client_frame(opcode: int, payload: bytes) -> bytes:
@@ -42,10 +43,19 @@ class Connection:
         self._received = bytearray(received)
         self._sending = trio.Lock()
         self.close_code: int | None = None
+        #: How many bytes are read at once, and how long is rested between two reads; nothing is until `flowing` is set.
+        self.read_bytes = READ_BYTES
+        self.rest_s = 0.0
+        self.flowing = trio.Event()
+        self.flowing.set()
+
+    def halt(self) -> None:
+        """Read nothing until `flowing` is set."""
+        self.flowing = trio.Event()
 
     async def send(self, **message: object) -> None:
         """Send a message; harmless when the connection has broken, for its reader finds out."""
-        await self._send_frame(TEXT, json.dumps(message).encode())
+        await self._send_frame(TEXT, json.dumps(message, ensure_ascii=False).encode())
 
     async def close(self) -> None:
         """Say goodbye; the server's own close frame follows."""
@@ -71,8 +81,10 @@ class Connection:
                     await self._send_frame(CLOSE, payload[:2])
                     self.close_code = struct.unpack("!H", payload[:2])[0]
             if not found and self.close_code is None:
+                await self.flowing.wait()
+                await trio.sleep(self.rest_s)
                 try:
-                    data = await self._stream.receive_some(65536)
+                    data = await self._stream.receive_some(self.read_bytes)
                 except trio.BrokenResourceError:
                     data = b""
                 if not data:
@@ -99,11 +111,11 @@ class Connection:
 
 
 @asynccontextmanager
-async def open_connection(port: int) -> AsyncIterator[Connection | None]:
-    """A connection to the daemon, or none while nobody answers there."""
+async def open_connection(port: int, *, receive_buffer: int = 0) -> AsyncIterator[Connection | None]:
+    """A connection to the daemon, or none while nobody answers there; the kernel keeps `receive_buffer` bytes or so."""
     stream = answer = None
     with trio.move_on_after(UPGRADE_S), suppress(OSError, trio.BrokenResourceError, AssertionError):
-        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        stream = await _open_stream(port, receive_buffer)
         await stream.send_all(upgrade_request(f"127.0.0.1:{port}"))
         answer = await read_head(stream)
     if stream is None:
@@ -112,3 +124,15 @@ async def open_connection(port: int) -> AsyncIterator[Connection | None]:
     async with stream:
         is_open = answer is not None and answer.status == 101
         yield Connection(stream, answer.rest, port=port) if answer is not None and is_open else None
+
+
+async def _open_stream(port: int, receive_buffer: int) -> trio.SocketStream:
+    sock = trio.socket.socket()
+    try:
+        if receive_buffer:
+            sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, receive_buffer)
+        await sock.connect(("127.0.0.1", port))
+    except BaseException:
+        sock.close()
+        raise
+    return trio.SocketStream(sock)

@@ -87,7 +87,7 @@ class Probe:
                 hearing, sending = connections
                 if hearing is None or sending is None:
                     return None
-                nursery.start_soon(self.cluster.proxy.drop_one, f":room:{self.room_id}".encode())
+                nursery.start_soon(self.cluster.shared.link.drop_one, f":room:{self.room_id}".encode())
                 began = trio.current_time()
                 await self._hear(hearing, {await self._send(sending)})
                 nursery.cancel_scope.cancel()
