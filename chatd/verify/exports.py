@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 #: The first line, and what it begins with.
 VERSION: Final = 1
-EXPORT_START: Final = b'{"kind":"chatd-export"'
+EXPORT_START: Final = b'{"row":"chatd-export"'
 #: Rows that are added at once.
 BATCH_ROWS: Final = 1000
 #: Rooms that do not exist and have rows.
@@ -59,10 +59,10 @@ async def _write(inspection: Inspection, epoch: str | None, file: IO[bytes]) -> 
     def put(kind: str, rows: Sequence[Row]) -> None:
         nonlocal count
         names = KINDS[kind]._fields  # type: ignore[attr-defined] # they are named tuples
-        file.writelines(encode_json({"kind": kind, **dict(zip(names, row, strict=True))}) + b"\n" for row in rows)
+        file.writelines(encode_json({"row": kind, **dict(zip(names, row, strict=True))}) + b"\n" for row in rows)
         count += len(rows)
 
-    file.write(encode_json({"kind": "chatd-export", "version": VERSION, "epoch": epoch}) + b"\n")
+    file.write(encode_json({"row": "chatd-export", "version": VERSION, "epoch": epoch}) + b"\n")
     after = ""
     while rooms := await inspection.rooms(after=after):
         for room in rooms:
@@ -70,7 +70,7 @@ async def _write(inspection: Inspection, epoch: str | None, file: IO[bytes]) -> 
         after = rooms[-1].id
     for room_id in await inspection.lost_rooms(limit=MAX_LOST_ROOMS):
         await inspection.visit_rows(room_id, put)
-    file.write(encode_json({"kind": "end", "rows": count}) + b"\n")
+    file.write(encode_json({"row": "end", "rows": count}) + b"\n")
     return count + 2
 
 
@@ -92,10 +92,10 @@ async def open_export(path: Path) -> AsyncIterator[tuple[Inspection, str | None]
             await copy.begin(epoch)
             kind, rows = "", list[tuple[Any, ...]]()
             for number, line in lines:
-                if rows and (line["kind"] != kind or len(rows) == BATCH_ROWS):
+                if rows and (line["row"] != kind or len(rows) == BATCH_ROWS):
                     await copy.add(kind, rows)
                     rows = []
-                kind = line["kind"]
+                kind = line["row"]
                 if kind != "end":
                     rows.append(_row(path, number, line))
             await copy.end()
@@ -110,7 +110,7 @@ def _read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             for number, raw in enumerate(file, 1):
                 try:
                     line = parse_json(raw)
-                    kind = line["kind"]
+                    kind = line["row"]
                 except (ValueError, KeyError, TypeError):
                     raise ExportFault(f"{path}:{number} is no line of an export.") from None
                 if number == 1 and line.get("version") != VERSION:
@@ -124,7 +124,7 @@ def _read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _row(path: Path, number: int, line: dict[str, Any]) -> tuple[Any, ...]:
     try:
-        names = KINDS[line["kind"]]._fields  # type: ignore[attr-defined] # they are named tuples
+        names = KINDS[line["row"]]._fields  # type: ignore[attr-defined] # they are named tuples
         return tuple(line[name] for name in names)
     except (KeyError, TypeError):
         raise ExportFault(f"{path}:{number} is no line of an export.") from None

@@ -51,7 +51,8 @@ class Fault(NamedTuple):
         parts += [] if self.witness is None else [str(self.witness)]
         told = ": ".join((*parts, self.detail))
         about = {"room": self.room_id, "seq": self.seq, "message": self.message_id}
-        named = ", ".join(f"{name} {value}" for name, value in about.items() if value and str(value) not in told)
+        words = [f"{name} {value}" for name, value in about.items() if value is not None]
+        named = ", ".join(word for word in words if word not in told)
         return " ".join(f"{told} ({named})".split()) if named else " ".join(told.split())
 
 
