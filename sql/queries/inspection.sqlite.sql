@@ -1,22 +1,22 @@
 -- The same of an export, which is read into tables that hold whatever stands in it: nothing is unique, nothing refers.
 
 -- name: create_copy
-CREATE TABLE server_facts (name TEXT, value TEXT);
-CREATE TABLE rooms (id TEXT, kind TEXT, last_seq INTEGER, message_count INTEGER, member_count INTEGER);
-CREATE TABLE room_members (room_id TEXT, user_id TEXT);
-CREATE TABLE messages (
+CREATE TABLE IF NOT EXISTS server_facts (name TEXT, value TEXT);
+CREATE TABLE IF NOT EXISTS rooms (id TEXT, kind TEXT, last_seq INTEGER, message_count INTEGER, member_count INTEGER);
+CREATE TABLE IF NOT EXISTS room_members (room_id TEXT, user_id TEXT);
+CREATE TABLE IF NOT EXISTS messages (
     id TEXT, room_id TEXT, seq INTEGER, count_in_room INTEGER, sender_id TEXT, message_type TEXT, content TEXT,
     reply_to TEXT, metadata TEXT, client_message_id TEXT, created_at INTEGER, edited_at INTEGER, deleted_at INTEGER
 );
-CREATE TABLE room_events (room_id TEXT, seq INTEGER, kind TEXT, body TEXT);
+CREATE TABLE IF NOT EXISTS room_events (room_id TEXT, seq INTEGER, kind TEXT, body TEXT);
 
 -- name: index_copy
-CREATE INDEX rooms_by_id ON rooms (id);
-CREATE INDEX members_by_room ON room_members (room_id, user_id);
-CREATE INDEX members_by_user ON room_members (user_id, room_id);
-CREATE INDEX messages_by_seq ON messages (room_id, seq, id);
-CREATE INDEX messages_by_key ON messages (sender_id, client_message_id);
-CREATE INDEX events_by_seq ON room_events (room_id, seq);
+CREATE INDEX IF NOT EXISTS rooms_by_id ON rooms (id);
+CREATE INDEX IF NOT EXISTS members_by_room ON room_members (room_id, user_id);
+CREATE INDEX IF NOT EXISTS members_by_user ON room_members (user_id, room_id);
+CREATE INDEX IF NOT EXISTS messages_by_seq ON messages (room_id, seq, id);
+CREATE INDEX IF NOT EXISTS messages_by_key ON messages (sender_id, client_message_id);
+CREATE INDEX IF NOT EXISTS events_by_seq ON room_events (room_id, seq);
 
 -- name: copy_epoch
 INSERT INTO server_facts (name, value) VALUES ('epoch', :epoch);
