@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chatd.config import LimitOptions
-from chatd.limits.admission import Admission, NotAdmitted
+from chatd.limits.admission import MAX_TURN_S, Admission, NotAdmitted
 
 
 class Clock:
@@ -38,6 +38,26 @@ def test_new_connections_a_second_are_bounded_and_told_when_to_come_back() -> No
     assert admission.count == 10
     clock.now += refused.retry_after_s
     assert [admission.enter() for _ in range(10)] == [None] * 10
+
+
+def test_those_who_are_refused_are_told_to_come_one_after_the_other_and_are_let_in_then() -> None:
+    clock = Clock()
+    admission = Admission(LimitOptions(connections=0, new_connections_per_second=10), clock)
+    waiting = [refused for refused in [admission.enter() for _ in range(100)] if refused is not None]
+    turns = [refused.retry_after_s for refused in waiting]
+    assert turns == sorted(turns)
+    assert turns[-1] == 10
+    began = clock.now
+    for turn in sorted(set(turns)):
+        clock.now = began + turn
+        assert all(admission.enter() is None for _ in range(turns.count(turn)))
+
+
+def test_nobody_is_sent_away_for_long() -> None:
+    admission = Admission(LimitOptions(connections=0, new_connections_per_second=1), Clock())
+    refused = [admission.enter() for _ in range(1000)][-1]
+    assert refused is not None
+    assert refused.retry_after_s == MAX_TURN_S
 
 
 def test_full_node_spends_nothing_of_the_rate() -> None:

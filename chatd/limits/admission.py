@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from math import ceil
+from typing import TYPE_CHECKING, Final
 
 from chatd.limits.addresses import limited_as
 from chatd.limits.rates import Rate, spend
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
     from chatd.config import LimitOptions
     from chatd.metrics import UpgradeRefusal
+
+
+#: Nobody is sent away for longer than so many seconds, however many come.
+MAX_TURN_S: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,8 @@ class Admission:
         self._seconds = seconds
         self._by_address: Counter[str] = Counter()
         self._full_at = 0.0
+        # When the next one who is refused may come back, so that the refused come one after the other.
+        self._next_turn = 0.0
         self.count = 0
         #: Those who were refused and are being told why.
         self.lingering = 0
@@ -54,12 +61,20 @@ class Admission:
         if limits.connections and self.count >= limits.connections:
             return NotAdmitted("node_full", 503, f"The server has {self.count} connections and takes no more.", 10)
         rate = Rate(limits.new_connections_per_second, 1.0)
-        self._full_at, wait_ms = spend(self._full_at, self._seconds(), rate)
+        now = self._seconds()
+        self._full_at, wait_ms = spend(self._full_at, now, rate)
         if wait_ms:
-            return NotAdmitted("too_fast", 503, "Too many connect at once; try again in a moment.", 1 + wait_ms // 1000)
+            detail = "Too many connect at once; try again in a moment."
+            return NotAdmitted("too_fast", 503, detail, self._take_turn(now))
         self.count += 1
         self.ever += 1
         return None
+
+    def _take_turn(self, now: float) -> int:
+        """The seconds after which one who is refused now finds a place, if all others come when they were told."""
+        turn = min(max(self._next_turn, now + 1), now + MAX_TURN_S)
+        self._next_turn = turn + 1 / self.limits.new_connections_per_second
+        return ceil(round(turn - now, 3))
 
     def leave(self) -> None:
         self.count -= 1
