@@ -16,7 +16,7 @@ from chatd.protocol import CLIENT_TYPES, ClientMessage
 from tests.daemon import start_process
 
 CHECKOUT: Final = Path(__file__).parent.parent
-NAMES: Final = ("README.md", "docs/http.md", "docs/protocol.md", "docs/nodes.md")
+NAMES: Final = ("README.md", "docs/http.md", "docs/protocol.md", "docs/nodes.md", "docs/verify.md")
 PAGES: Final = {name: (CHECKOUT / name).read_text(encoding="utf-8") for name in NAMES}
 HTTP, PROTOCOL = PAGES["docs/http.md"], PAGES["docs/protocol.md"]
 
