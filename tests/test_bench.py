@@ -8,6 +8,7 @@ import subprocess
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jwt
 import pytest
@@ -188,7 +189,10 @@ def outcome_of(scenario: str, server: str, *, failure: str | None = None, **foun
         1,
         figures=dict.fromkeys(names, 0.5) | found,
         failure=failure,
-        load={"report": {"delivery_times": {"slots": slots}}},
+        load={
+            "report": {"delivery_times": {"slots": slots}, "recovered": [[101.0, 1], [103.0, 2]]},
+            "started_again_at_s": 100.0,
+        },
     )
 
 
@@ -227,6 +231,33 @@ def test_statements_and_cpu_are_those_of_the_window_over_its_acknowledged_messag
     assert shares == pytest.approx((0.75, 0.2, 0.1))
     assert found["cpu_per_message_us"] == pytest.approx(150)
     assert found["statements_per_message"] == pytest.approx(0.1)
+
+
+def test_figures_of_a_storm_count_from_the_second_start_and_over_the_rooms() -> None:
+    begin = Sample(10.0, 5.0, 7.0, 1.0, 0.5, 20.0, 20.0, memory_bytes=1, statements=400)
+    end = Sample(16.0, 8.0, 7.4, 1.2, 0.5, 22.0, 22.0, memory_bytes=1, statements=1000)
+    said: dict[str, Any] = {"cpu_seconds": 0.1, "window_seconds": 6.0, "connect_seconds": 1.0, "connections": 100}
+    said |= {"tries": 250, "rooms": 300, "recovered": [[101.0, 1], [103.0, 50], [104.5, 99], [105.0, 100]]}
+    marks = {"begin": begin, "end": end, "finish": end}
+    found = figures.figures_of("storm", Load(said, marks, started_again_at_s=100.0), load_cores=1)
+    assert (found["first_s"], found["half_s"], found["recover_s"]) == (1.0, 3.0, 5.0)
+    assert (found["recover_server_cpu_s"], found["tries_per_connection"]) == (3.0, 2.5)
+    assert found["statements_per_room"] == 2.0
+    # Where not all came back there is no figure of all.
+    said["recovered"] = [[101.0, 1], [103.0, 50]]
+    found = figures.figures_of("storm", Load(said, marks, started_again_at_s=100.0), load_cores=1)
+    assert "half_s" in found
+    assert "recover_s" not in found
+
+
+def test_daemon_is_killed_in_a_storm_and_nothing_is_lost_or_repeated() -> None:
+    row = replace(shortened(scenario_named("storm")), connections=20, seconds=0.3, warmup_s=0.3)
+    (outcome,) = harness.execute([harness.Run(row, CHATD, 1)], Console(file=io.StringIO()))
+    assert outcome.failure is None
+    said = outcome.load["report"]
+    assert (said["missing"], said["surplus"], said["resyncs"], said["live"]) == (0, 0, 0, 20)
+    assert said["cut"] > 0, "messages were under way when it was killed"
+    assert outcome.figures["recover_s"] >= outcome.figures["first_s"] > 0
 
 
 def test_disturbed_rounds_do_not_count_where_there_are_others() -> None:

@@ -3,7 +3,7 @@
 import json
 import subprocess
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,110 @@ async def test_clients_of_a_room_take_turns_in_the_ports(generator: Path, tmp_pa
         found = await generate(generator, "steady", port=f"{first},{second}", folder=tmp_path, drain_s=0.5)
     assert [len(members) for members in (*even.rooms.values(), *odd.rooms.values())] == [2] * 6
     assert found["delivered"] == found["missing"] == found["acknowledged"] * 2
+
+
+class ResumingChat:
+    """A chat of one room that keeps its messages through a kill, and replays them to who resumes, as `replay` says."""
+
+    def __init__(self, replay: Callable[[list[int]], list[int]]) -> None:
+        self.replay = replay
+        self.last_seq = 0
+        self.members: set[WebSocketConnection] = set()
+        self.resumes = 0
+
+    async def serve(self, request: WebSocketRequest) -> None:
+        ws = await request.accept()
+        try:
+            resume = json.loads(await ws.get_message()).get("resume")
+            rooms = [{"roomId": "room", "lastSeq": self.last_seq}]
+            await ws.send_message(compact(type="authenticated", epoch="e1", rooms=rooms))
+            if resume is not None:
+                assert resume["epoch"] == "e1"
+                self.resumes += 1
+                for seq in self.replay(list(range(resume["rooms"]["room"] + 1, self.last_seq + 1))):
+                    await ws.send_message(compact(type="new_message", message={"seq": seq}))
+                await ws.send_message(compact(type="caught_up", roomId="room", seq=self.last_seq))
+            self.members.add(ws)
+            while True:
+                json.loads(await ws.get_message())
+                self.last_seq += 1
+                seq = self.last_seq
+                await ws.send_message(compact(type="message_ack", seq=seq))
+                for member in list(self.members):
+                    with suppress(ConnectionClosed):
+                        await member.send_message(compact(type="new_message", message={"seq": seq}))
+        except ConnectionClosed:
+            pass
+        finally:
+            self.members.discard(ws)
+
+
+def compact(**fields: Any) -> str:
+    return json.dumps(fields, separators=(",", ":"))
+
+
+async def storm(generator: Path, folder: Path, replay: Callable[[list[int]], list[int]]) -> dict[str, Any]:
+    """The generator's report of a storm over six clients of a small server, which is killed when it says so."""
+    (folder / "clients").write_text("".join(f"token{number} room user{number}\n" for number in range(6)))
+    flags = {"--warmup": 0.3, "--deaf": 0.3, "--seconds": 0.2, "--drain": 0.5, "--rate": 100, "--recover": 10}
+    chat = ResumingChat(replay)
+    async with trio.open_nursery() as nursery:
+        first = trio.CancelScope()
+        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        port = listener.socket.getsockname()[1]
+
+        async def serve_first() -> None:
+            with first:
+                await serve_websocket(chat.serve, "127.0.0.1", port, None)
+
+        await listener.aclose()
+        nursery.start_soon(serve_first)
+        command = [str(generator), "storm", "--port", str(port), "--clients", str(folder / "clients")]
+        command += [str(part) for flag in flags.items() for part in flag]
+        async with open_process(command) as process:
+            assert process.stderr is not None
+            said = b""
+            async for part in process.stderr:
+                said += part
+                if b"mark kill" in said and not first.cancel_called:
+                    first.cancel()
+                    nursery.start_soon(partial(serve_websocket, chat.serve, "127.0.0.1", port, None))
+            assert process.stdout is not None
+            found: dict[str, Any] = json.loads(b"".join([part async for part in process.stdout]))
+        assert chat.resumes >= 6
+        nursery.cancel_scope.cancel()
+    return found
+
+
+@asynccontextmanager
+async def open_process(command: list[str]) -> AsyncIterator[trio.Process]:
+    process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        with trio.fail_after(20):
+            yield process
+            await process.wait()
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize(
+    ("replay", "fault"),
+    [
+        (lambda missed: missed, None),
+        (lambda missed: missed[1:], "missing"),
+        (lambda missed: missed[:-1], "missing"),
+        (lambda missed: missed[:1] + missed, "surplus"),
+    ],
+    ids=["all", "without the first", "without the last", "the first twice"],
+)
+async def test_storm_counts_what_a_resume_leaves_out_or_repeats(
+    replay: Callable[[list[int]], list[int]], fault: str | None, generator: Path, tmp_path: Path
+) -> None:
+    found = await storm(generator, tmp_path, replay)
+    assert (found["live"], found["failed"], found["lost"], found["unacknowledged"]) == (6, 0, 0, 0)
+    assert found["cut"] > 0
+    assert {name for name in ("missing", "surplus") if found[name]} == ({fault} if fault else set())
+    assert found["recovered"][-1][1] == 6
 
 
 @pytest.mark.parametrize(

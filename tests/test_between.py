@@ -10,11 +10,12 @@ import trio
 import trio.testing
 
 from chatd.chat import rooms
-from chatd.chat.catchup import catch_up
+from chatd.chat.catchup import catch_up, lengthen_tails
 from chatd.chat.messages import Draft, Sender, post_message
 from chatd.wire.frames import text_frame
 from tests.daemon import open_daemon, start_process
 from tests.rawclient import message
+from tests.scripted import open_node
 from tests.stopped import open_door
 
 if TYPE_CHECKING:
@@ -90,6 +91,30 @@ async def test_later_catch_up_takes_over_from_an_earlier_one(tmp_path: Path, moc
             assert sorted(returned) == [False, True]
             await client.send(message(type="send_message", roomId=room_id, content="live"))
             assert await seqs_until(client, 11) == [11]
+
+
+async def test_what_is_read_while_somebody_changes_their_name_does_not_stay_in_the_tail() -> None:
+    async with open_node("room") as node:
+        node.history.first_members.add(("room", "ada"))
+        for _ in range(9):
+            node.commit("room", user_id="bob")
+        device = await node.arrive("ada")
+        room = node.hub.room("room")
+        assert room is not None
+        node.history.gate = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(catch_up, node.chat, device.session, "room", 3)
+            nursery.start_soon(lengthen_tails, node.chat, {"room": 4})
+            await trio.testing.wait_all_tasks_blocked()
+            node.hub.forget_tails("bob")
+            node.history.gate.set()
+        assert list(room.tail) == []
+        # Nobody changed: it stays, and serves the next.
+        asked = len(node.history.asked)
+        for _ in range(2):
+            assert await catch_up(node.chat, device.session, "room", 3)
+        assert len(node.history.asked) == asked + 1
+        assert device.seqs("room") == [4, 5, 6, 7, 8, 9] * 3
 
 
 async def test_fresh_token_does_not_let_live_events_overtake_a_catch_up(tmp_path: Path, mock_clock: MockClock) -> None:

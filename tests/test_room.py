@@ -59,6 +59,26 @@ def test_the_tail_tells_what_was_missed_or_that_it_does_not_reach_back(last: int
         assert missed == (list(range(after + 1, last + heard + 1)) if reaches_back else None)
 
 
+@given(
+    st.integers(0, 20),
+    st.integers(0, 12),
+    st.integers(0, 15),
+    st.lists(st.tuples(st.integers(0, 32), st.integers(0, 32))),
+)
+def test_tail_is_lengthened_by_what_ends_where_it_begins_and_by_nothing_else(
+    last: int, heard: int, tail_events: int, stretches: list[tuple[int, int]]
+) -> None:
+    room = ActiveRoom("room", last_seq=last, tail_events=tail_events)
+    room.offer([event(seq) for seq in range(last + 1, last + heard + 1)])
+    for after, until in stretches:
+        before, began = len(room.tail), room.tail_after
+        room.lengthen_tail([event(seq) for seq in range(after + 1, until + 1)])
+        fits = until == began and after < until
+        assert len(room.tail) == (min(tail_events, before + until - after) if fits else before)
+        # Without a hole, up to the position.
+        assert [kept.seq for kept in room.tail] == list(range(room.tail_after + 1, room.position + 1))
+
+
 def test_what_is_far_too_early_is_bounded_and_the_repair_brings_it_all_the_same() -> None:
     room = ActiveRoom("room", last_seq=0, tail_events=10)
     assert room.offer([event(seq) for seq in range(2, MAX_EARLY + 500)]) == []

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import random
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import pytest
 import trio
 
-from chatd.limits.admission import Admission
 from tests.counting import count_queries
 from tests.daemon import ON_BOTH_BACK_ENDS, open_daemon
-from tests.rawclient import message, open_raw, try_upgrade
+from tests.rawclient import message, open_raw
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
     from tests.daemon import Daemon, SignedIn
 
