@@ -66,9 +66,10 @@ class Commit(NamedTuple):
 
 
 class Come(NamedTuple):
-    """Somebody has the room opened and listens as soon as it is."""
+    """Some have the room opened and listen as soon as it is."""
 
     room: str
+    many: int
 
 
 class Go(NamedTuple):
@@ -76,10 +77,11 @@ class Go(NamedTuple):
 
 
 class Leave(NamedTuple):
-    """End the membership: the last event heard is one's own leaving, lost on the way or not."""
+    """End the membership: the last event heard is one's own leaving, lost on the way or not, not those behind it."""
 
     which: int
     is_lost: bool
+    behind: int
 
 
 class Pause(NamedTuple):
@@ -128,15 +130,15 @@ rooms = st.sampled_from(ROOMS)
 places = st.integers(0, 20)
 step: st.SearchStrategy[Step] = often(
     (6, st.builds(Commit, rooms, st.integers(1, 4), st.integers(0, 2**32))),
-    (5, st.builds(Come, st.sampled_from([*ROOMS, *ROOMS, *ROOMS, "nowhere"]))),
-    (2, st.builds(Go, places)),
-    (1, st.builds(Leave, places, st.booleans())),
+    (5, st.builds(Come, st.sampled_from([*ROOMS, *ROOMS, *ROOMS, "nowhere"]), st.integers(1, 3))),
+    (3, st.builds(Go, places)),
+    (2, st.builds(Leave, places, st.booleans(), st.integers(0, 2))),
     (3, st.builds(Pause, places, st.integers(0, 3))),
-    (4, st.builds(Let, st.integers(0, 4), st.sampled_from([0.0, 0.0, 0.0, 0.1, 1.0, 8.0]))),
+    (6, st.builds(Let, st.integers(0, 4), st.sampled_from([0.0, 0.0, 0.0, 0.0, 0.1, 8.0]))),
     (2, st.builds(Ask, rooms, st.sampled_from(["reach", "try_to_reach", "read_own"]))),
     (1, st.builds(Signal, rooms, st.one_of(st.none(), places))),
     (1, st.builds(Tell, st.sampled_from(["loss", "tails", "backlog"]), rooms)),
-    (1, st.builds(Outage, st.booleans())),
+    (2, st.builds(Outage, st.booleans())),
 )
 program = interleaved(steps_of(step, most=50))
 
@@ -161,6 +163,7 @@ class Model:
     nursery: trio.Nursery
     users: int = 0
     signals: int = 0
+    store_was_out: bool = False
     here: list[Stay] = field(default_factory=list)
     gone: list[Stay] = field(default_factory=list)
     paused: set[Stay] = field(default_factory=set)
@@ -185,7 +188,8 @@ class Model:
                 events = [self.history.append_nowait(step.room) for _ in range(step.many)]
                 self.bring(step.room, *step.arriving(events, before))
             case Come():
-                self.nursery.start_soon(self.come, step.room)
+                for _ in range(step.many):
+                    self.nursery.start_soon(self.come, step.room)
             case Let():
                 for _ in range(step.steps):
                     await trio.lowlevel.checkpoint()
@@ -197,6 +201,7 @@ class Model:
             case Tell():
                 self.tell(step)
             case Outage(of_store=True):
+                self.store_was_out = True
                 self.history.is_out = not self.history.is_out
             case Outage():
                 if self.bus.is_out:
@@ -216,6 +221,7 @@ class Model:
         try:
             await self.hub.activate([room_id])
         except Unavailable:
+            assert self.store_was_out
             return
         assert (self.hub.room(room_id) is None) == (room_id == "nowhere")
         if room_id != "nowhere":
@@ -239,6 +245,7 @@ class Model:
                 room = await self.hub.read_own(room_id)
                 assert room is not None or was_active
         except Unavailable:
+            assert self.store_was_out, "the store has it, and nobody fetches it"
             return
         room = self.hub.room(room_id)
         assert room is None or room.position >= stored
@@ -273,8 +280,9 @@ class Model:
                 self.end(stay, self.position(stay.room))
             case Leave():
                 event = self.history.append_nowait(stay.room, "user_left", stay.listener.user_id)
+                batch = [event, *(self.history.append_nowait(stay.room) for _ in range(step.behind))]
                 if not step.is_lost:
-                    self.bring(stay.room, [event])
+                    self.bring(stay.room, batch)
             case Pause():
                 self.hub.pause(stay.listener, stay.room)
                 heard = stay.after + len(stay.listener.seqs)
@@ -337,6 +345,8 @@ class Model:
     def check(self) -> None:
         """At the end everybody who is here has heard everything."""
         assert not self.paused
+        for stay in self.here:
+            assert not self.has_left(stay, stay.after), "who has left hears nothing any more"
         for stay in (*self.here, *self.gone):
             last = len(self.history.rooms[stay.room]) if stay.last is None else stay.last
             assert stay.listener.seqs == list(range(stay.after + 1, last + 1))
@@ -370,7 +380,7 @@ async def play(steps: list[Step], slice_receivers: int, tail_events: int) -> Non
 
 
 @programs(250)
-@given(program, st.sampled_from([1, 2, 1000]), st.sampled_from([0, 2, 50]))
+@given(program, st.sampled_from([1, 2, 3, 1000]), st.sampled_from([0, 2, 50]))
 def test_every_listener_hears_its_time_in_a_room_once_and_in_order(
     steps: list[Step], slice_receivers: int, tail_events: int
 ) -> None:
