@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
+from chatd.bus.port import Event
+from chatd.bus.room import ActiveRoom
+from chatd.chat.catchup import PAGE_EVENTS, TAIL_STEP, stretch_behind
+from chatd.store.messages import Stretch
 from tests.daemon import open_daemon
 
 if TYPE_CHECKING:
@@ -61,6 +67,25 @@ async def resume(client: Client, user: SignedIn, epoch: str, **rooms: int) -> di
 async def epoch_of(daemon: Daemon, user: SignedIn) -> str:
     async with daemon.connect(user) as client:
         return str(client.inbox[0]["epoch"])
+
+
+@given(st.integers(0, 3000), st.integers(0, 100), st.data())
+def test_what_is_read_begins_and_ends_at_the_same_places_for_all_who_ask_from_about_there(
+    last: int, heard: int, data: st.DataObject
+) -> None:
+    room = ActiveRoom("room", last_seq=last, tail_events=100)
+    room.offer([Event("room", seq, "new_message", b"{}") for seq in range(last + 1, last + heard + 1)])
+    after = data.draw(st.integers(0, last))
+    if after == last:
+        return
+    stretch = stretch_behind(room, after)
+    assert stretch.after <= after < stretch.until <= last
+    assert stretch.until - stretch.after <= PAGE_EVENTS + TAIL_STEP
+    if stretch.until < last:
+        # Deep down pages stand side by side.
+        assert (stretch.after % PAGE_EVENTS, stretch.until % PAGE_EVENTS) == (0, 0)
+    neighbour = min(stretch.after + TAIL_STEP - 1, last - 1)
+    assert stretch_behind(room, neighbour) in {stretch, Stretch("room", neighbour - neighbour % TAIL_STEP, last)}
 
 
 @pytest.mark.parametrize("tail", ["0", "5", "100"])

@@ -298,7 +298,7 @@ async def test_client_on_a_slow_line_resumes_and_stays_a_deaf_one_is_closed_and_
     quick = {"WEBSOCKET_HEARTBEAT_S": "2.5", "WEBSOCKET_DEAD_AFTER_S": "3.75", "WEBSOCKET_WRITE_TIMEOUT_S": "3"}
     async with open_room(tmp_path) as (daemon, _, bob, writer, room_id):
         for _ in range(20):
-            await fill(writer, room_id, 100)
+            await fill(writer, room_id, 100, content="x" * 300)
         large_id = await daemon.create_room(bob, "large")
         async with daemon.connect(bob) as bobs:
             for _ in range(MESSAGES // 100):
