@@ -6,6 +6,7 @@ import json
 import sqlite3
 from contextlib import closing
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -24,11 +25,13 @@ from chatd.verify.findings import MAX_KEPT, Fault, Findings, Witness
 from chatd.verify.log import Head, Line, LogFault, read_log
 from chatd.verify.stays import Rules
 from chatd.verify.verification import export, find_logs, verify
+from tests import client_storm
 from tests.daemon import ON_BOTH_BACK_ENDS, environment, open_daemon
 from tests.shell import Shell, contents, run_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from chatd.client import Client
@@ -120,6 +123,51 @@ async def test_clients_of_a_daemon_that_runs_have_nothing_to_complain_of(tmp_pat
     assert findings.stored_messages == 12
     of_export = await check(tmp_path, str(exported))
     assert of_export == findings
+
+
+@ON_BOTH_BACK_ENDS
+async def test_what_goes_on_while_it_is_checked_is_no_fault(tmp_path: Path) -> None:
+    config = load_config(None, environment(tmp_path / "data"))
+    (tmp_path / "logs").mkdir()
+    async with open_daemon(tmp_path / "data") as daemon, trio.open_nursery() as nursery:
+        ada = await daemon.register("ada")
+        room_id = await daemon.create_room(ada)
+        has_begun = trio.Event()
+
+        async def write() -> None:
+            async with open_client(daemon.ws_url, token=ada.token, record=tmp_path / "logs" / "ada.ndjson") as client:
+                for number in range(1_000_000):
+                    await client.send(room_id, f"message {number}")
+                    if number == 10:
+                        has_begun.set()
+
+        nursery.start_soon(write)
+        await has_begun.wait()
+        acknowledged = []
+        for _ in range(3):
+            findings = Findings()
+            logs = find_logs([tmp_path / "logs"])
+            await verify(logs, config.database, Rules(), data_path=tmp_path / "data", findings=findings)
+            assert findings.faults == []
+            acknowledged.append(findings.acknowledged)
+        nursery.cancel_scope.cancel()
+    assert acknowledged == sorted(acknowledged)
+    assert acknowledged[0] >= 10
+
+
+async def test_clients_in_a_storm_wrote_down_that_all_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "logs").mkdir()
+    numbers = count()
+
+    def open_recorded(url: str, **options: Any) -> AbstractAsyncContextManager[Client]:
+        return open_client(url, record=tmp_path / "logs" / f"{next(numbers)}.ndjson", **options)
+
+    monkeypatch.setattr(client_storm, "open_client", open_recorded)
+    await client_storm.storm(tmp_path / "data", seed=3, cuts=40)
+    findings = await check(tmp_path)
+    assert faults(findings) == ""
+    assert findings.acknowledged > 0
+    assert findings.resumes > 0
 
 
 async def test_a_url_is_a_database(tmp_path: Path) -> None:
@@ -265,6 +313,23 @@ async def test_a_message_that_is_no_message_is_a_fault_and_no_end(recorded: Path
     assert "heard a new_message that is not as it should be: KeyError('message')" in faults(await check(recorded))
 
 
+async def test_a_client_that_asks_nonsense_is_answered_with_errors_and_that_is_all(recorded: Path) -> None:
+    def ask(lines: list[dict[str, Any]]) -> None:
+        sent = next(line for line in lines if line.get("what") == "sent")
+        nonsense: list[dict[str, Any]] = [
+            {"type": "join_room", "roomId": ["r"], "afterSeq": 3},
+            {"type": "join_room", "roomId": "r", "afterSeq": "3"},
+            {"type": "authenticate", "resume": {"rooms": [1]}},
+            {"type": "authenticate", "resume": "all"},
+            {"id": 7},
+            {},
+        ]
+        lines[1:1] = [{**sent, "message": message} for message in nonsense]
+
+    change_log(recorded, "bob.ndjson", ask)
+    assert faults(await check(recorded)) == ""
+
+
 async def test_what_was_edited_since_may_have_been_heard_otherwise(recorded: Path) -> None:
     damage_database(recorded, "UPDATE messages SET content = 'better', edited_at = 1 WHERE content = 'ada-5'")
     assert (await check(recorded)).faults == []
@@ -388,12 +453,13 @@ async def test_a_log_is_read_up_to_where_it_ended_at_first(tmp_path: Path) -> No
         "Dear diary\nToday",
         '{"name":"a","user_id":"u"}\n{"at_s":1}\n{}\n',
         '{"at_s":1,"stay":1,"what":"ends","message":{}}\n',
+        '{"name":"a","user_id":"u"}\n{"at_s":1,"stay":1,"what":"ends","message":{"a":"\xff"}}\n\n',
     ],
-    ids=["prose", "no line", "no head"],
+    ids=["prose", "no line", "no head", "not UTF-8"],
 )
 def test_what_is_no_log_is_said_with_its_place(tmp_path: Path, text: str) -> None:
     path = tmp_path / "log.ndjson"
-    path.write_text(text)
+    path.write_text(text, encoding="latin-1")
     with pytest.raises(LogFault, match=r"log\.ndjson:[12]"):
         list(read_log(path, size=len(text), remark=pytest.fail))
 

@@ -1,11 +1,12 @@
 """What a client writes down for `chatd verify`: every message on its wire and every event that it handed on.
 
-NDJSON in the lines of the torture suite's diaries (docs/client.md describes them). Tokens are left out.
+NDJSON, as `chatd.verify.log` reads it (docs/verify.md describes it). Tokens are left out.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,8 @@ class Recorder:
 
     def __init__(self, write: Callable[[bytes], object] | None) -> None:
         self._write = write
-        self._held: list[bytes] = []
+        # The last of them: a connection that comes to be has its beginning in here.
+        self._held: deque[bytes] = deque(maxlen=MAX_HELD)
         self._is_named = False
 
     @property
@@ -55,7 +57,7 @@ class Recorder:
         line = encode_json({"at_s": round(time.time(), 4), "stay": stay, "what": what, "message": told})
         if self._is_named:
             self._write(line)
-        elif len(self._held) < MAX_HELD:
+        else:
             self._held.append(line)
 
 

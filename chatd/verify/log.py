@@ -22,6 +22,8 @@ What: TypeAlias = Literal["opens", "sent", "heard", "handed", "ends"]
 
 #: How each head begins: what a killed client left of its last line may stand before it.
 HEAD_START: Final = b'{"name":'
+#: What msgspec raises for text that is not as it should be.
+FAULTS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -66,9 +68,11 @@ def _read(file: IO[bytes], path: Path, left: int, remark: Callable[[str], object
     has_head = False
     for number, raw in enumerate(file, 1):
         line, left = raw[:left], left - len(raw)
+        if line.isspace():
+            continue
         try:
             read = _parse(line)
-        except msgspec.DecodeError as error:
+        except FAULTS as error:
             if left <= 0 and not line.endswith(b"\n"):
                 remark(f"{path} ends in the middle of a line: its client was killed, or still writes.")
                 return
@@ -76,7 +80,7 @@ def _read(file: IO[bytes], path: Path, left: int, remark: Callable[[str], object
                 raise LogFault(f"{path}:{number} is no line of a client's log: {error}.") from error
             try:
                 read = _head_decoder.decode(line[again:])
-            except msgspec.DecodeError:
+            except FAULTS:
                 raise LogFault(f"{path}:{number} is no line of a client's log: {error}.") from error
             remark(f"{path}:{number} ends in the middle of a line: its client was killed.")
         has_head = has_head or isinstance(read, Head)

@@ -31,7 +31,7 @@ class Requests:
     def note(self, message: Mapping[str, Any]) -> None:
         """A message that was sent."""
         kind = message.get("type")
-        if kind == "authenticate":
+        if kind == "authenticate" and _may_resume(message.get("resume")):
             self._hellos.append(message)
         name = _name_of(message)
         if name is None:
@@ -60,6 +60,14 @@ class Requests:
     def refuse_hello(self, message: Mapping[str, Any]) -> None:
         if message in self._hellos:
             self._hellos.remove(message)
+
+
+def _may_resume(resume: object) -> bool:
+    """Whether a server can have understood it: a request that makes no sense is answered with nothing but an error."""
+    if not isinstance(resume, dict):
+        return resume is None
+    rooms = resume.get("rooms")
+    return isinstance(rooms, dict) and all(type(seq) is int for seq in rooms.values())
 
 
 def _name_of(message: Mapping[str, Any]) -> str | None:

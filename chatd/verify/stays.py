@@ -124,9 +124,9 @@ class StayJudge:
 
     def _note_request(self, message: Mapping[str, Any]) -> None:
         self._requests.note(message)
-        if message.get("type") == "join_room" and message.get("afterSeq") is not None:
-            after = message["afterSeq"]
-            self.rooms.setdefault(message["roomId"], Hearing(after)).ask(after)
+        room_id, after = message.get("roomId"), message.get("afterSeq")
+        if message.get("type") == "join_room" and isinstance(room_id, str) and type(after) is int:
+            self.rooms.setdefault(room_id, Hearing(after)).ask(after)
 
     def _judge_told(self, message: Mapping[str, Any], must_hear: dict[str, int]) -> None:
         kind = message["type"]
