@@ -210,6 +210,9 @@ async def open_process(command: list[str]) -> AsyncIterator[trio.Process]:
             await process.wait()
     finally:
         process.kill()
+        for pipe in (process.stdout, process.stderr):
+            assert pipe is not None
+            await pipe.aclose()
 
 
 @pytest.mark.parametrize(
