@@ -19,6 +19,11 @@ CHECKOUT: Final = Path(__file__).parent.parent
 NAMES: Final = ("README.md", "docs/http.md", "docs/protocol.md", "docs/nodes.md", "docs/verify.md")
 PAGES: Final = {name: (CHECKOUT / name).read_text(encoding="utf-8") for name in NAMES}
 HTTP, PROTOCOL = PAGES["docs/http.md"], PAGES["docs/protocol.md"]
+#: The seven of spec/protocol.md by their numbers; what the page promises beside them has none.
+PROMISES: Final = {
+    "1": "Acknowledged is stored", "2": "Sent twice is stored once", "3": "One order", "4": "No silent hole",
+    "5": "Resume without a cliff", "6": "Slow readers hurt only themselves", "7": "Ephemeral is ephemeral",
+}  # fmt: skip
 
 
 def table_of_paths() -> set[tuple[str, str]]:
@@ -62,6 +67,30 @@ def test_links_lead_somewhere(name: str) -> None:
         if not target.startswith("https://") and not (CHECKOUT / name).parent.joinpath(target).exists()
     ]
     assert missing == []
+
+
+def modules_by_promise() -> dict[str, tuple[str, list[str]]]:
+    """The number (or none), and the tests that are said to hold it, of each promise by its name."""
+    table = PROTOCOL.split("## What it promises")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (\d?) ?\| \*\*(.+?)\.\*\* .* \| (.*) \|$", table, re.MULTILINE)
+    assert len(rows) == table.count("**") // 2
+    return {name: (number, re.findall(r"\]\(\.\./tests/(\w+\.py)\)", links)) for number, name, links in rows}
+
+
+def test_each_promise_links_the_tests_that_hold_it() -> None:
+    promises = modules_by_promise()
+    assert {number: name for name, (number, _) in promises.items() if number} == PROMISES
+    for name, (_, modules) in promises.items():
+        assert modules, f"nothing is said to hold: {name}"
+        assert len(set(modules)) == len(modules)
+        for module in modules:
+            text = (CHECKOUT / "tests" / module).read_text(encoding="utf-8")
+            assert re.search(r"^(async )?def test_|^Test\w+ = ", text, re.MULTILINE), f"{module} tests nothing"
+
+
+def test_no_model_is_left_out_of_the_promises() -> None:
+    linked = {module for _, modules in modules_by_promise().values() for module in modules}
+    assert {path.name for path in (CHECKOUT / "tests").glob("test_*_model.py")} <= linked
 
 
 async def test_examples_of_the_http_page_print_what_it_shows(tmp_path: Path) -> None:
