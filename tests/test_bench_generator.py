@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, serve_websocket
+from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, WebSocketServer, serve_websocket
 
 from bench.servers import GENERATOR, compiled
 
@@ -136,32 +136,41 @@ class ResumingChat:
         self.last_seq = 0
         self.members: set[WebSocketConnection] = set()
         self.resumes = 0
+        # One event after the other, and none between a replay and what is live behind it.
+        self.turn = trio.Lock()
 
     async def serve(self, request: WebSocketRequest) -> None:
         ws = await request.accept()
         try:
             resume = json.loads(await ws.get_message()).get("resume")
-            rooms = [{"roomId": "room", "lastSeq": self.last_seq}]
-            await ws.send_message(compact(type="authenticated", epoch="e1", rooms=rooms))
-            if resume is not None:
-                assert resume["epoch"] == "e1"
-                self.resumes += 1
-                for seq in self.replay(list(range(resume["rooms"]["room"] + 1, self.last_seq + 1))):
-                    await ws.send_message(compact(type="new_message", message={"seq": seq}))
-                await ws.send_message(compact(type="caught_up", roomId="room", seq=self.last_seq))
-            self.members.add(ws)
+            async with self.turn:
+                await self.welcome(ws, resume)
+                self.members.add(ws)
             while True:
-                json.loads(await ws.get_message())
-                self.last_seq += 1
-                seq = self.last_seq
-                await ws.send_message(compact(type="message_ack", seq=seq))
-                for member in list(self.members):
-                    with suppress(ConnectionClosed):
-                        await member.send_message(compact(type="new_message", message={"seq": seq}))
+                await ws.get_message()
+                async with self.turn:
+                    await self.tell_all(ws)
         except ConnectionClosed:
             pass
         finally:
             self.members.discard(ws)
+
+    async def welcome(self, ws: WebSocketConnection, resume: dict[str, Any] | None) -> None:
+        rooms = [{"roomId": "room", "lastSeq": self.last_seq}]
+        await ws.send_message(compact(type="authenticated", epoch="e1", rooms=rooms))
+        if resume is not None:
+            assert resume["epoch"] == "e1"
+            self.resumes += 1
+            for seq in self.replay(list(range(resume["rooms"]["room"] + 1, self.last_seq + 1))):
+                await ws.send_message(compact(type="new_message", message={"seq": seq}))
+            await ws.send_message(compact(type="caught_up", roomId="room", seq=self.last_seq))
+
+    async def tell_all(self, sender: WebSocketConnection) -> None:
+        self.last_seq += 1
+        await sender.send_message(compact(type="message_ack", seq=self.last_seq))
+        for member in list(self.members):
+            with suppress(ConnectionClosed):
+                await member.send_message(compact(type="new_message", message={"seq": self.last_seq}))
 
 
 def compact(**fields: Any) -> str:
@@ -175,15 +184,12 @@ async def storm(generator: Path, folder: Path, replay: Callable[[list[int]], lis
     chat = ResumingChat(replay)
     async with trio.open_nursery() as nursery:
         first = trio.CancelScope()
-        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        port = listener.socket.getsockname()[1]
 
-        async def serve_first() -> None:
+        async def serve_until_killed(*, task_status: trio.TaskStatus[WebSocketServer]) -> None:
             with first:
-                await serve_websocket(chat.serve, "127.0.0.1", port, None)
+                await serve_websocket(chat.serve, "127.0.0.1", 0, None, task_status=task_status)
 
-        await listener.aclose()
-        nursery.start_soon(serve_first)
+        port = (await nursery.start(serve_until_killed)).port
         command = [str(generator), "storm", "--port", str(port), "--clients", str(folder / "clients")]
         command += [str(part) for flag in flags.items() for part in flag]
         async with open_process(command) as process:
@@ -195,7 +201,9 @@ async def storm(generator: Path, folder: Path, replay: Callable[[list[int]], lis
                     first.cancel()
                     nursery.start_soon(partial(serve_websocket, chat.serve, "127.0.0.1", port, None))
             assert process.stdout is not None
-            found: dict[str, Any] = json.loads(b"".join([part async for part in process.stdout]))
+            report = b"".join([part async for part in process.stdout])
+            assert report, said.decode()
+            found: dict[str, Any] = json.loads(report)
         assert chat.resumes >= 6
         nursery.cancel_scope.cancel()
     return found
