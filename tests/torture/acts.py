@@ -18,6 +18,8 @@ SLOW_BYTES: Final = 500
 SLOW_REST_S: Final = 0.02
 SLOW_S: Final = (1.0, 8.0)
 HALT_S: Final = (1.0, 40.0)
+#: Pages of history that one asks for who then reads nothing.
+UNREAD_PAGES: Final = 60
 #: How often who is not in a room comes back to it when it would like to do something there.
 COME_BACK: Final = 0.3
 
@@ -100,9 +102,11 @@ async def dawdle(client: TortureClient, stay: Stay, _: str) -> None:
     stay.excuse()
 
 
-async def halt(client: TortureClient, stay: Stay, _: str) -> None:
-    """Stop reading for a while, or until one is not waited for any more."""
+async def halt(client: TortureClient, stay: Stay, room_id: str) -> None:
+    """Ask for more than the kernel keeps, and stop reading for a while, or until one is not waited for any more."""
     stay.connection.halt()
+    for _ in range(UNREAD_PAGES):
+        await client.ask_for_nothing(stay, "get_history", roomId=room_id, limit=100)
     await client.rest(client.dice.uniform(*HALT_S))
     stay.connection.flowing.set()
     stay.excuse()
@@ -120,7 +124,7 @@ ACTS: Final[Mapping[str, tuple[Callable[[TortureClient, Stay, str], Awaitable[No
     "post by HTTP": (post_by_http, 5),
     "read by HTTP": (read_by_http, 4),
     "dawdle": (dawdle, 1),
-    "halt": (halt, 0.3),
+    "halt": (halt, 0.4),
 }
 NAMES: Final = list(ACTS)
 WEIGHTS: Final = [weight for _, weight in ACTS.values()]

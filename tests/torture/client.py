@@ -182,6 +182,7 @@ class TortureClient:
 
     async def _stray(self, stay: Stay) -> None:
         await trio.sleep(self.dice.expovariate(1 / self.habits.stray_s))
+        await stay.connection.flowing.wait()
         if self.is_sending:
             if self.dice.random() < 0.5:
                 await stay.connection.close()
@@ -285,6 +286,13 @@ class TortureClient:
                 stay.replaying.discard(fields.get("roomId", ""))
                 return
             await trio.sleep(self.dice.uniform(0.1, 0.5))
+
+    async def ask_for_nothing(self, stay: Stay, kind: str, **fields: Any) -> None:
+        """Send a request whose answer nobody waits for; a connection that takes no more ends."""
+        with trio.move_on_after(self.habits.patience_s) as scope:
+            await self._send(stay, type=kind, **fields)
+        if scope.cancelled_caught:
+            await self.give_up(stay)
 
     # -- what it hears ----------------------------------------------------------------------------------------------
 

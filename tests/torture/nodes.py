@@ -172,7 +172,13 @@ async def open_cluster(
     """So many nodes, all of them listening; several start together on an empty database."""
     async with AsyncExitStack() as stack:
         disk = stack.enter_context(open_small_disk(DISK_MIB)) if os.geteuid() == 0 else None
-        shared = {"AUTH_SECRET": SECRET, "AUTH_ACCESS_MINUTES": "1440", **options}
+        shared = {
+            "AUTH_SECRET": SECRET,
+            "AUTH_ACCESS_MINUTES": "1440",
+            # So that who reads nothing for a while comes to the bound.
+            "WEBSOCKET_OUTBOX_BYTES": "262144",
+            **options,
+        }
         back_ends, urls = None, [""]
         if count > 1:
             back_ends = await open_back_ends(stack, disk)

@@ -40,6 +40,8 @@ class Report:
     acts: Counter[str] = field(default_factory=Counter)
     http_answers: Counter[str] = field(default_factory=Counter)
     close_codes: Counter[int | None] = field(default_factory=Counter)
+    #: How the nodes say that connections ended.
+    node_codes: Counter[int | None] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
 
     def latest_s(self, since_s: float, until_s: float) -> float:
@@ -79,6 +81,7 @@ class Report:
                 f"refusals: {_listed(judgement.refusals)}",
                 f"answers by HTTP: {_listed(self.http_answers)}",
                 f"connections ended with: {_listed(self.close_codes)}",
+                f"by the nodes' word with: {_listed(self.node_codes)}",
                 f"warnings of the nodes: {_listed(self.warnings)}",
                 *self._table(),
                 *(f"BROKEN: {fault}" for fault in self.faults[:50]),

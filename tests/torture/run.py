@@ -249,6 +249,8 @@ class Torture:
             for line in [*node.log, *node.daemon.log]:
                 if line["level"] != "info":
                     self.report.warnings[line["event"]] += 1
+                if line["event"] == "disconnected":
+                    self.report.node_codes[line["code"]] += 1
                 if line["level"] in {"error", "critical"}:
                     self.report.faults.append(f"{node.name} logged {line}")
             self.report.faults += node.faults
