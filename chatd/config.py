@@ -151,6 +151,7 @@ class DatabaseOptions(Struct, frozen=True, kw_only=True):
     readers: Annotated[int, Meta(ge=1, le=64)] = 2
     journal_max_waiting: Positive = 10_000
     commit_max_entries: Positive = 500
+    commit_max_characters: Positive = 500_000
 
     def faults(self) -> Iterator[Fault]:
         if self.url and not self.url.reveal().startswith(("postgresql://", "postgres://")):

@@ -113,6 +113,7 @@ async def open_chat(
         journal_options = JournalOptions(
             max_waiting=config.database.journal_max_waiting,
             max_entries=config.database.commit_max_entries,
+            max_characters=config.database.commit_max_characters,
             max_members=config.limits.members_per_room,
             committers=config.database.committers if config.database.url else 1,
         )

@@ -6,7 +6,7 @@ in here is answered: it is logged and tried again, or ends the one connection th
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -135,9 +135,6 @@ class SecondLooks:
         keys = [(session_id, session.user_id) for session in changes for session_id in session.session_ids]
         try:
             found = await chat.arrivals.get_many(keys)
-            for room_id in _ended(changes, found):
-                # Who left hears everything up to the leaving.
-                await chat.hub.try_to_reach(room_id, NO_SEQ)
         except Refusal as refusal:
             if not self._database_is_out:
                 log.warning("second_looks_wait", sessions=len(self._waiting) + len(changes), detail=refusal.detail)
@@ -145,19 +142,32 @@ class SecondLooks:
             self._waiting |= dict.fromkeys(changes)
             return
         self._database_is_out = False
-        for session, changes_before in changes.items():
-            own_keys = [(session_id, session.user_id) for session_id in session.session_ids]
-            if session.changes != changes_before or not found.keys() >= set(own_keys):
-                # What was read may be older than what is known by now.
-                self._waiting[session] = None
-                continue
-            try:
-                for key in own_keys:
-                    refresh(chat, session, found[key])
-            except Exception:
-                # As above: one connection's work.
-                log.exception("second_look_failed", connection=session.connection_id)
-                session.line.end(CloseCode.INTERNAL, "internal error")
+        ended = _ended(changes, found)
+        leaving = [session for session in changes if session.rooms.keys() & ended]
+        for session in changes.keys() - set(leaving):
+            self._refresh(chat, session, found, changes[session])
+        for room_id in ended:
+            # Who left hears everything up to the leaving.
+            with suppress(Refusal):
+                await chat.hub.try_to_reach(room_id, NO_SEQ)
+        for session in leaving:
+            self._refresh(chat, session, found, changes[session])
+
+    def _refresh(
+        self, chat: Chat, session: Session, found: Mapping[tuple[str, str], Arrival], changes_before: int
+    ) -> None:
+        own_keys = [(session_id, session.user_id) for session_id in session.session_ids]
+        if session.changes != changes_before or not found.keys() >= set(own_keys):
+            # What was read may be older than what is known by now.
+            self._waiting[session] = None
+            return
+        try:
+            for key in own_keys:
+                refresh(chat, session, found[key])
+        except Exception:
+            # As above: one connection's work.
+            log.exception("second_look_failed", connection=session.connection_id)
+            session.line.end(CloseCode.INTERNAL, "internal error")
 
 
 def _ended(sessions: Iterable[Session], found: Mapping[tuple[str, str], Arrival]) -> set[str]:

@@ -83,7 +83,7 @@ async def test_a_signal_says_whom_it_is_about(bus: Bus, ears: RecordingEars) -> 
 async def test_a_notice_is_heard_with_all_that_it_says(bus: Bus, ears: RecordingEars) -> None:
     notices = [
         Notice("member_joined", "ada", room_id="a", seq=7),
-        Notice("session_revoked", "ada", session_id="s", spared_session_id="t"),
+        Notice("session_revoked", "ada", session_id="s"),
         Notice("account_disabled", "bob"),
         Notice("profile_changed", "bob", username="Böb"),
     ]

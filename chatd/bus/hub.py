@@ -156,11 +156,12 @@ class Hub:
         return True
 
     def pause(self, receiver: Receiver, room_id: str) -> None:
-        """Stop hearing a room, of which the receiver has then been sent everything up to its position."""
-        room = self._rooms.get(room_id)
-        if room is not None and receiver in room.listeners:
-            self._drain(room)
-            self.unlisten(receiver, [room_id])
+        """Stop hearing a room, of which the receiver has then been sent everything up to its position.
+
+        Also what it is still to be sent of an earlier stay, after which it listened no more.
+        """
+        self.send_backlog(room_id)
+        self.unlisten(receiver, [room_id])
 
     def send_backlog(self, room_id: str) -> None:
         """Serve at once what still waits to be sent of a large room."""
@@ -261,12 +262,19 @@ class Hub:
                 if event.kind in MEMBERSHIP:
                     self._send(room, frames)
                     frames = []
-                    self.on_membership(event)
+                    self._tell_membership(event)
             if frames:
                 self._send(room, frames)
             return
         if events[0].kind in MEMBERSHIP:
-            self.on_membership(events[0])
+            self._tell_membership(events[0])
+
+    def _tell_membership(self, event: Event) -> None:
+        try:
+            self.on_membership(event)
+        except Exception:
+            # What comes behind it in the room is already counted as delivered, so it has to be.
+            log.exception("membership_not_heeded", room=event.room_id, seq=event.seq)
 
     def _send(self, room: ActiveRoom, frames: list[bytes]) -> None:
         self.deliveries += len(room.listeners) * len(frames)

@@ -39,7 +39,6 @@ class Notice(NamedTuple):
     room_id: str | None = None
     seq: int = 0
     session_id: str | None = None
-    spared_session_id: str | None = None
     username: str | None = None
     role: str | None = None
 

@@ -169,6 +169,10 @@ class Repairs:
         self._store_is_out = False
         # It may have been forgotten and opened again meanwhile.
         if self._rooms.get(room_id) is room:
+            if not events:
+                # Whoever told of a later event told of one that was not stored: an event is published after its commit.
+                room.disbelieve()
+                return
             ready = room.offer(events)
             self._deliver(room, ready)
             if not ready and room.has_gap:

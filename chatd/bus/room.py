@@ -75,6 +75,11 @@ class ActiveRoom:
         """The room is known to have come so far."""
         self._expected = max(self._expected, seq)
 
+    def disbelieve(self) -> None:
+        """What was heard of later events is not true: the store has none."""
+        self._expected = self.position
+        self._early.clear()
+
     def offer(self, events: Sequence[Event]) -> list[Event]:
         """Those of `events` (and of earlier ones that had to wait) that are next in order, now in the tail.
 

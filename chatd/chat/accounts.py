@@ -269,7 +269,7 @@ async def change_account(chat: Chat, account: Account, caller: Caller, change: A
     if profile is not None:
         tell_all(chat, Notice("profile_changed", account.id, username=new_name))
     if password is not None:
-        tell_all(chat, Notice("session_revoked", account.id, spared_session_id=caller.session_id))
+        tell_all(chat, Notice("session_revoked", account.id))
     return changed
 
 

@@ -98,6 +98,8 @@ async def send_message(chat: Chat, session: Session, message: SendMessage) -> No
         message,
         Acknowledgement(chat, session, message),
     )
+    # The membership may have ended while the message was checked.
+    check_may(session.role_in(message.room_id), "send")
     chat.journal.append(post)
     session.pending += 1
 
@@ -174,6 +176,7 @@ async def get_history(chat: Chat, session: Session, message: GetHistory) -> Room
     # What stands on the page may be on its way to this node still: it is not to come live behind the page.
     await chat.hub.try_to_reach(message.room_id, page.last_seq)
     await session.line.wait_for_space()
+    chat.hub.send_backlog(message.room_id)
     return room_history(room, room.position, page, message.id)
 
 

@@ -60,6 +60,7 @@ async def hear_room(chat: Chat, session: Session, message: JoinRoom) -> None:
     await session.line.wait_for_space()
     if room_id not in session.rooms:
         raise _no_such_room()
+    chat.hub.send_backlog(room_id)
     session.send(room_history(room, seq, page, message.id))
     if not chat.hub.is_heard_by(session, room_id):
         await catch_up(chat, session, room_id, seq)

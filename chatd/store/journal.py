@@ -58,11 +58,13 @@ BESIDE_AFTER_S: Final = 0.005
 class JournalOptions:
     """At most `max_waiting` entries wait, at most `max_entries` are in one commit; `max_members` a room, 0 for any.
 
-    At most `committers` commits run at once: more than one only where the database takes several writers.
+    A commit takes no further message once it has `max_characters`. At most `committers` commits run at once: more than
+    one only where the database takes several writers.
     """
 
     max_waiting: int = 10_000
     max_entries: int = 500
+    max_characters: int = 500_000
     max_members: int = 0
     committers: int = 1
 
@@ -172,14 +174,19 @@ class Journal:
     def _take(self) -> list[Entry]:
         """The next batch: rooms in the order in which they began to wait, each with all that fits."""
         entries: list[Entry] = []
-        while self._ready and (free := self._options.max_entries - len(entries)):
+        free, characters = self._options.max_entries, self._options.max_characters
+        while self._ready and free > 0 and characters > 0:
             room_id = self._ready.popleft()
             self._in_hand.add(room_id)
             waiting = self._waiting[room_id]
-            if len(waiting) <= free:
-                entries.extend(self._waiting.pop(room_id))
-            else:
-                entries.extend(waiting.popleft() for _ in range(free))
+            while waiting and free > 0 and characters > 0:
+                entry = waiting.popleft()
+                entries.append(entry)
+                free -= 1
+                if isinstance(entry, Post):
+                    characters -= len(entry.content)
+            if not waiting:
+                del self._waiting[room_id]
         self._waiting_count -= len(entries)
         return entries
 
@@ -250,10 +257,10 @@ class Journal:
         try:
             if events:
                 self._publish(events)
-            self._after_batch()
         except Exception:
-            # They are stored: whoever has not heard of them is told by the next repair.
+            # They are stored: what was not published is found by the next comparison of positions.
             log.exception("publish_failed", events=len(events))
+        self._after_batch()
 
     async def _store_posts(self, entries: Sequence[Entry]) -> Numbered | None:
         """Store a batch of messages in one statement; `None`, and nothing stored, where that does not do."""

@@ -14,6 +14,7 @@ Source: https://www.postgresql.org/docs/15/runtime-config-client.html, https://w
 
 from __future__ import annotations
 
+import errno
 import random
 import re
 from contextlib import asynccontextmanager, suppress
@@ -167,7 +168,7 @@ class PostgresDatabase:
         except Exception as error:
             if self._pool is not pool:
                 raise self._outage() from error
-            if connection is None and not isinstance(error, asyncpg.TooManyConnectionsError):
+            if connection is None and not _is_scarcity(error):
                 self._go_out(_reason(error))
             _translate(error, is_cut=connection is None or connection.is_closed())
 
@@ -253,6 +254,9 @@ class PostgresDatabase:
             for connection, deadline in list(self._deadlines.items()):
                 if deadline <= now:
                     connection.terminate()
+                    # Those that nobody uses are most likely lost with it, and a call that took one would wait as long.
+                    for _, idle in self._free:
+                        idle.terminate()
             # a unit that begins while this sleeps has its time until later
             latest = now + self._timeout_s
             await trio.sleep_until(min((at for at in self._deadlines.values() if now < at < latest), default=latest))
@@ -351,6 +355,12 @@ def _translate(error: Exception, *, is_cut: bool) -> NoReturn:
     if isinstance(error, _OUT) or (is_cut and isinstance(error, lost)):
         raise Unavailable(f"The database is out ({_reason(error)}); try again in a moment.") from error
     raise error
+
+
+def _is_scarcity(error: Exception) -> bool:
+    """There is no further connection, there or here; those that there are do as well as before."""
+    is_local = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+    return is_local or isinstance(error, asyncpg.TooManyConnectionsError)
 
 
 def _reason(error: Exception) -> str:
