@@ -66,5 +66,7 @@ def interleaved(program: st.SearchStrategy[S]) -> st.SearchStrategy[S]:
 
 
 def report() -> Iterator[str]:
-    for model, count in PLAYED.items():
-        yield f"{model}: {count} steps played"
+    """What a long run has done."""
+    if TIMES > 1:
+        for model, count in PLAYED.items():
+            yield f"{model}: {count} steps played"

@@ -200,16 +200,19 @@ class Model:
                 self.signal(step)
             case Tell():
                 self.tell(step)
-            case Outage(of_store=True):
-                self.store_was_out = True
-                self.history.is_out = not self.history.is_out
             case Outage():
-                if self.bus.is_out:
-                    self.bus.come_back()
-                else:
-                    self.bus.go()
+                self.turn(of_store=step.of_store)
             case Go() | Leave() | Pause() if self.here:
                 self.take_from(self.here[step.which % len(self.here)], step)
+
+    def turn(self, *, of_store: bool) -> None:
+        if of_store:
+            self.store_was_out = True
+            self.history.is_out = not self.history.is_out
+        elif self.bus.is_out:
+            self.bus.come_back()
+        else:
+            self.bus.go()
 
     def bring(self, room_id: str, *batches: list[Event]) -> None:
         """What the bus carries to those who subscribed."""

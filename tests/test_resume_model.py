@@ -16,6 +16,7 @@ import random
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from io import StringIO
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import pytest
@@ -23,6 +24,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chatd import telemetry
 from chatd.bus.hub import HubOptions, open_hub
 from chatd.bus.port import Notice
 from chatd.chat.context import Chat, Options, flush, rates_of
@@ -51,6 +53,7 @@ from chatd.upkeep import Followers, SecondLooks, read_arrivals
 from chatd.wire.frames import close_frame
 from chatd.wire.outbox import Outbox
 from tests.inline import QUERIES, InlineSqlite, account, open_copy
+from tests.logs import own_logging
 from tests.models import count_steps, interleaved, often, programs, run, steps_of
 from tests.rawclient import TEXT, take_frame
 from tests.scripted import NOTICE_OF, ScriptedBus
@@ -93,7 +96,7 @@ def small() -> Iterator[None]:
 
 
 class Say(NamedTuple):
-    """Somebody says so much through another node."""
+    """Somebody says so much through another node, one after the other."""
 
     room: str
     many: int
@@ -105,12 +108,8 @@ class Change(NamedTuple):
     room: str
 
 
-class Carry(NamedTuple):
-    """The bus brings the first thing of a channel so many times; or everything that waits."""
-
-    which: int
-    times: int
-    is_all: bool
+class Hold(NamedTuple):
+    """The bus holds back what is published, or, if it did, brings it by and by."""
 
 
 class Outage(NamedTuple):
@@ -153,19 +152,19 @@ class Pace(NamedTuple):
     """From now on the socket of a device takes so many bytes at once, `None` for any number."""
 
     device: int
-    count: int | None
+    most: int | None
 
 
-Step = Say | Change | Carry | Outage | Let | Connect | Cut | Ask | Pace
+Step = Say | Change | Hold | Outage | Let | Connect | Cut | Ask | Pace
 rooms = st.sampled_from(ROOMS)
 devices = st.integers(0, DEVICES - 1)
 back = st.sampled_from([0, 0, 0, 1, 2, 5, 9])
 step: st.SearchStrategy[Step] = often(
-    (6, st.builds(Say, rooms, st.integers(1, 4))),
+    (8, st.builds(Say, rooms, st.integers(1, 12))),
     (1, st.builds(Change, rooms)),
-    (5, st.builds(Carry, st.integers(0, 5), st.sampled_from([1, 1, 1, 1, 0, 2]), st.booleans())),
+    (1, st.builds(Hold)),
     (1, st.builds(Outage, st.booleans())),
-    (6, st.builds(Let, st.integers(0, 8), st.sampled_from([0.0, 0.0, 0.0, 0.05, 1.2, 8.0]))),
+    (8, st.builds(Let, st.integers(0, 12), st.sampled_from([0.0, 0.0, 0.0, 0.0, 0.05, 1.2, 8.0]))),
     (5, st.builds(Connect, devices, st.sampled_from(["resume", "resume", "resume", "stale", "anew"]), back)),
     (2, st.builds(Cut, devices)),
     (6, st.builds(Ask, devices, st.sampled_from(
@@ -173,6 +172,42 @@ step: st.SearchStrategy[Step] = often(
     (2, st.builds(Pace, devices, st.sampled_from([None, None, 0, 50, 400]))),
 )  # fmt: skip
 program = interleaved(steps_of(step, most=60))
+
+
+class BusyBus(ScriptedBus):
+    """Brings what is published by and by, one room beside the other, and now and then loses or repeats something."""
+
+    def __init__(self) -> None:
+        super().__init__(subscribing_s=0.01)
+        self.is_holding = False
+        self.has_some = trio.Event()
+
+    def publish(self, events: Sequence[Event]) -> None:
+        super().publish(events)
+        self.has_some.set()
+
+    def announce(self, notice: Notice) -> None:
+        super().announce(notice)
+        self.has_some.set()
+
+    async def carry_on(self) -> None:
+        while True:
+            await self.has_some.wait()
+            await some_steps(4)
+            if self.waiting and not self.is_holding:
+                self.carry(random.choice(self.waiting), times=random.choice([0, *[1] * 12, 2]))
+            else:
+                self.has_some = trio.Event()
+
+    def hold(self, *, is_holding: bool) -> None:
+        self.is_holding = is_holding
+        self.has_some.set()
+
+
+async def some_steps(most: int) -> None:
+    """Let others run for a while."""
+    for _ in range(random.randrange(most + 1)):
+        await trio.lowlevel.checkpoint()
 
 
 class SlowSqlite(InlineSqlite):
@@ -192,13 +227,12 @@ class SlowSqlite(InlineSqlite):
         found = self._write(work)
         # Cancelling waits for the end of what has begun.
         with trio.CancelScope(shield=True):
-            for _ in range(random.randrange(3)):
-                await trio.lowlevel.checkpoint()
+            await some_steps(2)
         return found
 
     async def _wait(self) -> None:
-        for _ in range(random.randrange(1, 4)):
-            await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        await some_steps(6)
         if random.random() < 0.1:
             await trio.sleep(random.choice([0.001, 0.2]))
         if self.is_out:
@@ -276,12 +310,14 @@ class Device:
 
     # -- what it asks for ------------------------------------------------------------------------------------------
 
-    def ask(self, request_type: str, room: str = "", after: int | None = None, **fields: object) -> None:
+    def ask(
+        self, request_type: str, room: str = "", after: int | None = None, fields: dict[str, object] | None = None
+    ) -> None:
         assert self.connection is not None
         request_id = str(next(self.ids))
         changes = len(self.truth.changes(room)) if room else 0
         self.waiting[request_id] = Request(request_type, room, -1 if after is None else after, changes=changes)
-        asked: dict[str, object] = {"type": request_type, "id": request_id, **fields}
+        asked: dict[str, object] = {"type": request_type, "id": request_id, **(fields or {})}
         if room:
             asked["roomId"] = room
         if after is not None:
@@ -295,8 +331,10 @@ class Device:
             self.waiting[f"resume {next(self.ids)}"] = Request(
                 "resume", room_id, after, is_stale=epoch != EPOCH, changes=changes
             )
-        resume = {"resume": {"epoch": epoch, "rooms": positions}} if positions else {}
-        self.ask("authenticate", token=token, **resume)
+        fields: dict[str, object] = {"token": token}
+        if positions:
+            fields["resume"] = {"epoch": epoch, "rooms": positions}
+        self.ask("authenticate", fields=fields)
 
     # -- what it hears ---------------------------------------------------------------------------------------------
 
@@ -541,7 +579,7 @@ class Model:
 
     chat: Chat
     database: SlowSqlite
-    bus: ScriptedBus
+    bus: BusyBus
     elsewhere: Journal
     nursery: trio.Nursery
     truth: Truth
@@ -553,15 +591,12 @@ class Model:
     async def take(self, step: Step) -> None:
         match step:
             case Say():
-                for _ in range(step.many):
-                    self.elsewhere.append(post(OTHER, step.room))
+                self.nursery.start_soon(self.say, step.room, step.many)
             case Change():
                 change = leave if self.truth.is_member(step.room) else join
                 self.elsewhere.append(change(USER, step.room))
-            case Carry(is_all=True):
-                self.bus.carry_all()
-            case Carry() if self.bus.waiting:
-                self.bus.carry(self.bus.waiting[step.which % len(self.bus.waiting)], times=step.times)
+            case Hold():
+                self.bus.hold(is_holding=not self.bus.is_holding)
             case Outage(of_store=True):
                 self.database.is_out = not self.database.is_out
                 self.database.was_out = True
@@ -577,6 +612,11 @@ class Model:
             case Connect() | Cut() | Ask() | Pace():
                 self.take_of(self.devices[step.device], step)
 
+    async def say(self, room_id: str, many: int) -> None:
+        for _ in range(many):
+            self.elsewhere.append(post(OTHER, room_id))
+            await some_steps(8)
+
     def take_of(self, device: Device, step: Connect | Cut | Ask | Pace) -> None:
         match step:
             case Connect() if device.connection is None:
@@ -586,8 +626,8 @@ class Model:
             case Ask() if device.connection is not None and not device.connection.scope.cancel_called:
                 self.ask(device, step)
             case Pace():
-                self.truth.was_slow |= step.count is not None
-                device.pace = step.count
+                self.truth.was_slow |= step.most is not None
+                device.pace = step.most
 
     def connect(self, device: Device, how: str, back: int = 0) -> None:
         device.connection = Connection(self.chat, device)
@@ -613,7 +653,7 @@ class Model:
             case "history":
                 device.ask("get_history", step.room)
             case "send":
-                device.ask("send_message", step.room, content="hello")
+                device.ask("send_message", step.room, fields={"content": "hello"})
             case "extend":
                 positions = {step.room: after} if step.back and step.room in device.positions else {}
                 device.authenticate(self.token(), positions, epoch=EPOCH)
@@ -623,15 +663,14 @@ class Model:
         self.database.is_out = False
         for device in self.devices:
             device.pace = None
+        self.bus.hold(is_holding=False)
         for seconds in (5, 30, 10):
-            self.bus.carry_all()
             if seconds == 5:
                 self.bus.come_back()
             await trio.sleep(seconds)
             for device in self.devices:
                 if device.connection is None and seconds > 5:
                     self.connect(device, "resume")
-        self.bus.carry_all()
         await trio.sleep(10)
 
     async def check(self) -> None:
@@ -659,7 +698,7 @@ async def open_model(
     connection: sqlite3.Connection, *, tail: int, slice_receivers: int, max_events: int, outbox_bytes: int
 ) -> AsyncIterator[Model]:
     """A node, and another journal that stands for all other nodes."""
-    database, bus = SlowSqlite(connection), ScriptedBus(subscribing_s=0.01)
+    database, bus = SlowSqlite(connection), BusyBus()
     accounts, rooms, messages = Accounts(database, QUERIES), Rooms(database, QUERIES), Messages(database, QUERIES)
     followers, second_looks = Followers(), SecondLooks()
     holding: list[Outbox] = []
@@ -701,6 +740,7 @@ async def open_model(
             tokens=Tokens(Secret("s" * 32), Secret(), access_s=10**6), passwords=cast("Any", None), metrics=METRICS,
             health=cast("Any", None), holding=holding,
         )  # fmt: skip
+        nursery.start_soon(bus.carry_on)
         nursery.start_soon(followers.let_follow, chat)
         nursery.start_soon(second_looks.look, chat)
         yield Model(chat, database, bus, elsewhere, nursery, Truth(database))
@@ -732,11 +772,13 @@ sizes = st.builds(
 )  # fmt: skip
 
 
-@programs(120)
+@programs(100)
 @given(program, sizes)
 def test_every_device_hears_each_event_once_and_in_order_however_it_comes_back(steps: list[Step], sizes: Sizes) -> None:
     count_steps("resume", len(steps))
-    with open_copy((USER.id, OTHER.id), ROOMS) as connection:
+    with own_logging(), open_copy((USER.id, OTHER.id), ROOMS) as connection:
+        # Outages are logged: not here.
+        telemetry.configure_logging("error", "json", StringIO())
         connection.execute(
             "INSERT INTO user_sessions VALUES ('sign-in', ?, 'hash', '', '', 1, 1, ?, NULL)", (USER.id, 2**50)
         )

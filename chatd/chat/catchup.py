@@ -210,6 +210,10 @@ def resync(
     """Tell a client to fetch the history of a room, which it hears live from here."""
     room = chat.hub.room(room_id)
     assert room is not None
+    # What a large room still has to serve belongs before the position that is told, and what else is on its way from
+    # the past is not to come behind it.
+    session.catching_up.pop(room_id, None)
+    chat.hub.pause(session, room_id)
     chat.hub.listen(session, room_id, after=room.position)
     oldest = max(0, room.position - chat.options.resume.max_events)
     session.send(Resync(id=request_id, room_id=room_id, oldest_seq=oldest + 1, seq=room.position, reason=reason))
