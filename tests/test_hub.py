@@ -15,7 +15,7 @@ import trio.testing
 
 from chatd.bus.hub import Hub, HubOptions, open_hub
 from chatd.bus.local import LocalBus
-from chatd.bus.port import Notice
+from chatd.bus.port import Event, Notice
 from chatd.bus.repairs import CHECK_PAUSE_S, FILLERS, OUT_CHECK_S, PAGE_EVENTS, POSITIONS_AT_ONCE, REORDER_S
 from chatd.bus.room import frame_of
 from chatd.errors import Unavailable
@@ -25,8 +25,6 @@ from tests.scripted import open_node
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
-
-    from chatd.bus.port import Event
 
 SMALL = HubOptions(tail_events=5, slice_receivers=2, check_s=5.0, linger_s=60.0)
 
@@ -242,6 +240,49 @@ async def test_who_pauses_has_been_sent_everything_up_to_the_position(autojump_c
         scene.commit("room")
         await trio.testing.wait_all_tasks_blocked()
         assert [listener.seqs for listener in crowd] == [[1, 2, 3, 4, 5]] * 7
+
+
+async def test_who_left_a_large_room_hears_the_rest_of_that_stay_before_anything_that_comes_next(
+    autojump_clock: object,
+) -> None:
+    async with open_scene() as scene:
+        crowd = [await scene.listen("room") for _ in range(7)]
+        for _ in range(3):
+            scene.commit("room")
+        scene.hub.unlisten(crowd[-1], ["room"])
+        assert crowd[-1].seqs == []
+        scene.hub.pause(crowd[-1], "room")
+        assert crowd[-1].seqs == [1, 2, 3]
+
+
+async def test_a_seq_that_was_never_stored_is_not_believed_for_good(autojump_clock: object) -> None:
+    async with open_scene() as scene:
+        listener = await scene.listen("room")
+        scene.bus.publish([Event("room", 1000, "new_message", b'{"seq":1000}')])
+        room = scene.hub.room("room")
+        assert room is not None
+        assert room.has_gap
+        await trio.sleep(1)
+        assert not room.has_gap
+        reads = scene.hub.repairs
+        await trio.sleep(4)
+        assert scene.hub.repairs == reads
+        for _ in range(3):
+            scene.commit("room")
+        assert listener.seqs == [1, 2, 3]
+
+
+async def test_a_defect_in_heeding_a_membership_costs_nobody_an_event(autojump_clock: object) -> None:
+    async with open_scene() as scene:
+        listener = await scene.listen("room")
+
+        def fail(event: Event) -> None:
+            raise LookupError("a defect")
+
+        scene.hub.on_membership = fail
+        append = scene.history.append_nowait
+        scene.bus.publish([append("room"), append("room", "user_left", "ada"), append("room")])
+        assert listener.seqs == [1, 2, 3]
 
 
 async def test_signals_reach_the_others_only_and_notices_whoever_asked(autojump_clock: object) -> None:

@@ -337,6 +337,24 @@ async def test_what_it_did_is_counted(store: Store) -> None:
     assert "chatd_commit_entries_sum 1.0" in rendered
 
 
+async def test_a_commit_of_large_messages_takes_few_of_them(store: Store) -> None:
+    ada, room_id = await open_room(store)
+    store.database.shut()
+    async with store.open_journal(JournalOptions(max_characters=1000)) as written:
+        append(written, "first", post(ada, room_id, "first"))
+        await trio.testing.wait_all_tasks_blocked()
+        for name in "abcde":
+            append(written, name, post(ada, room_id, name * 400))
+        store.database.open()
+        await written.wait_settled("first", *"abcde")
+    # The message that reaches the bound is the last of its commit.
+    assert [step for step in written.steps if step.startswith("published")] == [
+        "published 1", "published 2 3 4", "published 5 6",
+    ]  # fmt: skip
+    stored = await store.database.rows(SEQS, {"room_id": room_id})
+    assert [content[0] for _, content in stored] == ["f", *"abcde"]
+
+
 # Messages that the database numbers itself, where it can: what comes of them is the same
 
 

@@ -5,6 +5,7 @@ What it does while all is well is the suites' business that run over every kind 
 
 from __future__ import annotations
 
+import errno
 import re
 from contextlib import AsyncExitStack, asynccontextmanager
 from io import StringIO
@@ -196,6 +197,65 @@ async def test_a_database_is_closed_while_its_server_is_stopped(server: Postgres
     finally:
         server.resume()
     await until_sessions(server, name, lambda states: not states)
+
+
+async def test_connections_that_nobody_uses_are_given_up_with_the_one_that_hangs(server: Postgres, name: str) -> None:
+    """Else each of them would cost a call its whole time."""
+    async with open_database(server.url(name), timeout_s=HASTY_S) as database:
+        # One is kept for writing.
+        gathered, count = trio.Event(), POOL_MAX - 1
+
+        async def take_part(tx: Transaction) -> None:
+            started.append(await tx.row(ME, {}))
+            if len(started) == count:
+                gathered.set()
+            await gathered.wait()
+
+        started: list[object] = []
+        async with trio.open_nursery() as nursery:
+            for _ in range(count):
+                nursery.start_soon(database.read, take_part)
+        assert len(set(map(str, started))) == count
+        server.pause()
+        try:
+            with pytest.raises(Unavailable):
+                await database.rows(ALL, {})
+            # None of the others is tried: a new connection is, and that there is none takes the server as out.
+            with pytest.raises(Unavailable):
+                await database.rows(ALL, {})
+            began = trio.current_time()
+            with pytest.raises(Unavailable):
+                await database.rows(ALL, {})
+            assert trio.current_time() == pytest.approx(began, abs=HASTY_S / 2)
+        finally:
+            server.resume()
+        await until_back(database)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+async def test_a_node_that_can_open_nothing_more_goes_on_with_what_it_has(
+    server: Postgres, name: str, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise OSError(number, "the node is at its limit")
+
+    async with open_database(server.url(name)) as database:
+        is_begun, may_end = trio.Event(), trio.Event()
+
+        async def stay(tx: Transaction) -> None:
+            await tx.run(ADD, {"id": "healthy"})
+            is_begun.set()
+            await may_end.wait()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(database.transaction, stay)
+            await is_begun.wait()
+            with monkeypatch.context() as patch:
+                patch.setattr(asyncpg.pool.PoolConnectionHolder, "connect", fail)
+                with pytest.raises(Unavailable):
+                    await database.rows(ALL, {})
+            may_end.set()
+        assert await things(database) == ["healthy"]
 
 
 async def test_a_session_that_is_ended_in_a_transaction_undoes_it_and_is_replaced(
