@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import shutil
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from chatd.verify.verification import export
 from tests.daemon import CHATD, SignedIn
 from tests.torture.checker import Found, check_database, check_promises, kept_of_history
 from tests.torture.client import Habits, TortureClient
@@ -290,8 +292,8 @@ async def torture(
     settle_s: float = SETTLE_S,
     program: Program = CHATD,
 ) -> Report:
-    """Torture so many nodes under a load of `rate` acts a second. Logs are left in the folder; diaries and the embedded
-    database, too, if there are faults.
+    """Torture so many nodes under a load of `rate` acts a second. Logs are left in the folder; diaries and the database
+    (embedded as it is, else an export), too, if there are faults.
     """
     async with open_cluster(folder, nodes, has_nginx=has_nginx, program=program) as cluster:
         run = Torture(cluster, Report(seed, clients, seconds), settle_s)
@@ -304,12 +306,22 @@ async def torture(
             await run.suffer(nemesis, kinds, seconds)
             await run.settle()
             nursery.cancel_scope.cancel()
-        run.judge(await trio.to_thread.run_sync(cluster.read_found))
-        run.report.faults += run.report.late(back_within_s)
+        # What clients wrote down lasts to the end: to look through it for garbage takes longer than the database waits.
+        gc.freeze()
         for node in cluster.nodes:
             (folder / f"{node.name}.log").write_bytes(node.raw_log + node.daemon.raw_log)
-        if run.report.faults:
-            write_diaries(folder / "diaries", [client.diary for client in run.clients])
-            for node in cluster.nodes:
-                shutil.copytree(node.data_dir, folder / "data" / node.name, dirs_exist_ok=True)
+        is_sound = False
+        try:
+            run.judge(await trio.to_thread.run_sync(cluster.read_found))
+            run.report.faults += run.report.late(back_within_s)
+            is_sound = not run.report.faults
+        finally:
+            gc.unfreeze()
+            if not is_sound:
+                write_diaries(folder / "diaries", [client.diary for client in run.clients])
+                for node in cluster.nodes:
+                    shutil.copytree(node.data_dir, folder / "data" / node.name, dirs_exist_ok=True)
+        if not is_sound and cluster.back_ends is not None:
+            url = cluster.back_ends.postgres.url(cluster.back_ends.database)
+            await export(url, folder / "database.ndjson", data_path=folder)
     return run.report
