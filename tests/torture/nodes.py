@@ -8,6 +8,7 @@ keeps the data stands on a small disk of its own where that can be had.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from chatd.verify.verification import export
 from tests.daemon import CHATD, start_program
 from tests.nginx import open_nginx
 from tests.proxy import Pieces, open_proxy
@@ -157,6 +159,14 @@ class Cluster:
             return dict(self.nodes[0].daemon.rows("SELECT id, last_seq FROM rooms"))
         rows = self.back_ends.postgres.sql("SELECT id, last_seq FROM rooms", self.back_ends.database)
         return {room_id: int(seq) for room_id, seq in (row.split("|") for row in rows.splitlines())}
+
+    async def keep_data(self, folder: Path) -> None:
+        """Leave the database there: the embedded one as it is, else an export."""
+        if self.back_ends is None:
+            shutil.copytree(self.nodes[0].data_dir, folder / "data")
+        else:
+            url = self.back_ends.postgres.url(self.back_ends.database)
+            await export(url, folder / "database.ndjson", data_path=folder)
 
     def pids_of_disk(self) -> list[int]:
         """The processes that write to the disk."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import random
-import shutil
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from chatd.verify.verification import export
 from tests.daemon import CHATD, SignedIn
 from tests.torture.checker import Found, check_database, check_promises, kept_of_history
 from tests.torture.client import Habits, TortureClient
@@ -319,9 +317,6 @@ async def torture(
             gc.unfreeze()
             if not is_sound:
                 write_diaries(folder / "diaries", [client.diary for client in run.clients])
-                for node in cluster.nodes:
-                    shutil.copytree(node.data_dir, folder / "data" / node.name, dirs_exist_ok=True)
-        if not is_sound and cluster.back_ends is not None:
-            url = cluster.back_ends.postgres.url(cluster.back_ends.database)
-            await export(url, folder / "database.ndjson", data_path=folder)
+        if not is_sound:
+            await cluster.keep_data(folder)
     return run.report
