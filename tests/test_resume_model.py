@@ -10,7 +10,6 @@ nothing is heard of a room while its user is no member.
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 from contextlib import asynccontextmanager
@@ -306,7 +305,7 @@ class Device:
     connection: Connection | None = None
     has_arrived: bool = False
     faults: list[Exception] = field(default_factory=list)
-    ids: itertools.count[int] = field(default_factory=itertools.count)
+    last_id: int = 0
 
     # -- what it asks for ------------------------------------------------------------------------------------------
 
@@ -314,7 +313,8 @@ class Device:
         self, request_type: str, room: str = "", after: int | None = None, fields: dict[str, object] | None = None
     ) -> None:
         assert self.connection is not None
-        request_id = str(next(self.ids))
+        self.last_id += 1
+        request_id = str(self.last_id)
         changes = len(self.truth.changes(room)) if room else 0
         self.waiting[request_id] = Request(request_type, room, -1 if after is None else after, changes=changes)
         asked: dict[str, object] = {"type": request_type, "id": request_id, **(fields or {})}
@@ -328,7 +328,7 @@ class Device:
         """Each room of a resume is answered by itself, without an id."""
         for room_id, after in positions.items():
             changes = len(self.truth.changes(room_id))
-            self.waiting[f"resume {next(self.ids)}"] = Request(
+            self.waiting[f"{room_id} of {self.last_id + 1}"] = Request(
                 "resume", room_id, after, is_stale=epoch != EPOCH, changes=changes
             )
         fields: dict[str, object] = {"token": token}
@@ -387,7 +387,7 @@ class Device:
         refused = {"not_found", "not_a_member", "forbidden", "unavailable", "overloaded"}
         assert told["code"] in refused | ({"unauthenticated"} if not self.has_arrived else set()), told
         if request.type == "authenticate":
-            self.waiting = {key: asked for key, asked in self.waiting.items() if asked.type != "resume"}
+            self.waiting = {key: asked for key, asked in self.waiting.items() if not key.endswith(f" of {told['id']}")}
             if not self.has_arrived:
                 self.connection.scope.cancel()
 
@@ -395,16 +395,12 @@ class Device:
         assert told["epoch"] == EPOCH
         self.answered(told, "authenticate")
         self.has_arrived = True
-        resumed = {asked.room for asked in self.waiting.values() if asked.type == "resume"}
+        resumed = {asked.room: asked.after for key, asked in self.waiting.items() if key.endswith(f" of {told['id']}")}
         for room in told["rooms"]:
             room_id, last_seq = room["roomId"], room["lastSeq"]
             assert last_seq <= self.truth.last_seq(room_id)
             if room_id in resumed and room_id not in self.live:
-                self.positions[room_id] = next(
-                    asked.after or 0
-                    for asked in self.waiting.values()
-                    if (asked.type, asked.room) == ("resume", room_id)
-                )
+                self.positions[room_id] = resumed[room_id]
             elif room_id not in resumed and room_id not in self.live:
                 self.positions[room_id] = last_seq
                 self.live.add(room_id)

@@ -151,14 +151,16 @@ def listen_to_rooms(chat: Chat, session: Session, rooms: Sequence[OwnRoom], mess
         if room is None:
             continue
         session.enter(own.room_id, own.role, own.last_seq)
-        if own.room_id not in replayed and own.room_id not in session.catching_up:
+        catching_up = session.catching_up.get(own.room_id)
+        if own.room_id not in replayed and catching_up is None:
             chat.hub.listen(session, own.room_id, after=room.position)
         entries.append(
             RoomEntry(
                 room_id=own.room_id,
                 name=own.name,
                 kind=own.kind,
-                last_seq=room.position,
+                # What a device that follows a joining is still to be sent comes behind it.
+                last_seq=room.position if catching_up is None else catching_up.position,
                 last_read_seq=own.read_seq,
                 unread=own.unread,
             )
