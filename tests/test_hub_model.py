@@ -98,6 +98,13 @@ class Let(NamedTuple):
     seconds: float
 
 
+class Rush(NamedTuple):
+    """Events are heard one by one while listeners go, so that a large room becomes a small one that is still served."""
+
+    room: str
+    seed: int
+
+
 class Ask(NamedTuple):
     """Somebody wants a room at least where it is, by one of the hub's ways."""
 
@@ -125,7 +132,7 @@ class Outage(NamedTuple):
     of_store: bool
 
 
-Step = Commit | Come | Go | Leave | Pause | Let | Ask | Signal | Tell | Outage
+Step = Commit | Come | Go | Leave | Pause | Let | Rush | Ask | Signal | Tell | Outage
 rooms = st.sampled_from(ROOMS)
 places = st.integers(0, 20)
 step: st.SearchStrategy[Step] = often(
@@ -135,6 +142,7 @@ step: st.SearchStrategy[Step] = often(
     (2, st.builds(Leave, places, st.booleans(), st.integers(0, 2))),
     (3, st.builds(Pause, places, st.integers(0, 3))),
     (6, st.builds(Let, st.integers(0, 4), st.sampled_from([0.0, 0.0, 0.0, 0.0, 0.1, 8.0]))),
+    (2, st.builds(Rush, rooms, st.integers(0, 2**32))),
     (2, st.builds(Ask, rooms, st.sampled_from(["reach", "try_to_reach", "read_own"]))),
     (1, st.builds(Signal, rooms, st.one_of(st.none(), places))),
     (1, st.builds(Tell, st.sampled_from(["loss", "tails", "backlog"]), rooms)),
@@ -194,6 +202,8 @@ class Model:
                 for _ in range(step.steps):
                     await trio.lowlevel.checkpoint()
                 await trio.sleep(step.seconds)
+            case Rush():
+                await self.rush(step.room, random.Random(step.seed))
             case Ask():
                 self.nursery.start_soon(self.ask, step.room, step.how)
             case Signal():
@@ -204,6 +214,17 @@ class Model:
                 self.turn(of_store=step.of_store)
             case Go() | Leave() | Pause() if self.here:
                 self.take_from(self.here[step.which % len(self.here)], step)
+
+    async def rush(self, room_id: str, dice: random.Random) -> None:
+        for _ in range(8):
+            here = [stay for stay in self.here if stay.room == room_id]
+            match dice.randrange(4):
+                case 0 if here:
+                    self.take_from(dice.choice(here), Go(0))
+                case 1:
+                    await trio.lowlevel.checkpoint()
+                case _:
+                    self.bring(room_id, [self.history.append_nowait(room_id)])
 
     def turn(self, *, of_store: bool) -> None:
         if of_store:

@@ -102,9 +102,10 @@ class Say(NamedTuple):
 
 
 class Change(NamedTuple):
-    """The user joins a room through another node, or leaves it there if a member."""
+    """The user joins a room through another node, or leaves it there if a member; twice, and it is as it was."""
 
     room: str
+    times: int
 
 
 class Hold(NamedTuple):
@@ -160,14 +161,14 @@ devices = st.integers(0, DEVICES - 1)
 back = st.sampled_from([0, 0, 0, 1, 2, 5, 9])
 step: st.SearchStrategy[Step] = often(
     (8, st.builds(Say, rooms, st.integers(1, 12))),
-    (1, st.builds(Change, rooms)),
+    (2, st.builds(Change, rooms, st.integers(1, 2))),
     (1, st.builds(Hold)),
     (1, st.builds(Outage, st.booleans())),
     (8, st.builds(Let, st.integers(0, 12), st.sampled_from([0.0, 0.0, 0.0, 0.0, 0.05, 1.2, 8.0]))),
-    (5, st.builds(Connect, devices, st.sampled_from(["resume", "resume", "resume", "stale", "anew"]), back)),
+    (5, st.builds(Connect, devices, st.sampled_from(["resume", "resume", "resume", "ahead", "stale", "anew"]), back)),
     (2, st.builds(Cut, devices)),
     (6, st.builds(Ask, devices, st.sampled_from(
-        ["after", "after", "after", "join", "leave", "extend", "extend", "history", "send"]), rooms, back)),
+        ["after", "after", "after", "join", "rejoin", "rejoin", "leave", "extend", "history", "send"]), rooms, back)),
     (2, st.builds(Pace, devices, st.sampled_from([None, None, 0, 50, 400]))),
 )  # fmt: skip
 program = interleaved(steps_of(step, most=60))
@@ -589,8 +590,9 @@ class Model:
             case Say():
                 self.nursery.start_soon(self.say, step.room, step.many)
             case Change():
-                change = leave if self.truth.is_member(step.room) else join
-                self.elsewhere.append(change(USER, step.room))
+                changes = [leave, join] if self.truth.is_member(step.room) else [join, leave]
+                for change in changes[: step.times]:
+                    self.elsewhere.append(change(USER, step.room))
             case Hold():
                 self.bus.hold(is_holding=not self.bus.is_holding)
             case Outage(of_store=True):
@@ -630,6 +632,9 @@ class Model:
         positions = {room_id: max(0, seq - back) for room_id, seq in device.positions.items()}
         if how == "anew":
             positions = {}
+        if how == "ahead":
+            # It was on another node, which has heard all.
+            positions = {room_id: max(0, self.truth.last_seq(room_id) - back) for room_id in ROOMS}
         device.positions = dict(positions)
         device.authenticate(self.token(), positions, epoch="another" if how == "stale" else EPOCH)
         self.nursery.start_soon(device.connection.serve)
@@ -646,6 +651,9 @@ class Model:
                 device.ask("join_room", step.room)
             case "leave":
                 device.ask("leave_room", step.room)
+            case "rejoin":
+                device.ask("leave_room", step.room)
+                device.ask("join_room", step.room)
             case "history":
                 device.ask("get_history", step.room)
             case "send":
