@@ -46,7 +46,7 @@ from chatd.loader import open_loader
 from chatd.metrics import Metrics
 from chatd.store.accounts import Accounts
 from chatd.store.journal import JournalOptions, open_journal
-from chatd.store.messages import Messages
+from chatd.store.messages import NO_SEQ, Messages
 from chatd.store.rooms import Rooms
 from chatd.upkeep import Followers, SecondLooks, read_arrivals
 from chatd.wire.frames import close_frame
@@ -72,6 +72,8 @@ USER, OTHER = account("ada"), account("eve")
 ROOMS = ("a", "b")
 DEVICES = 3
 EPOCH = "epoch"
+#: A room stays for longer than anybody waits for it who is about to listen (`REACH_S` of `repairs`), as it always does.
+LINGER_S = 6.0
 START_MS = 1_767_225_600_000
 METRICS = Metrics()
 EVENTS = {"new_message", "user_joined", "user_left"}
@@ -164,7 +166,7 @@ step: st.SearchStrategy[Step] = often(
     (2, st.builds(Change, rooms, st.integers(1, 2))),
     (1, st.builds(Hold)),
     (1, st.builds(Outage, st.booleans())),
-    (8, st.builds(Let, st.integers(0, 12), st.sampled_from([0.0, 0.0, 0.0, 0.0, 0.05, 1.2, 8.0]))),
+    (8, st.builds(Let, st.integers(0, 12), st.sampled_from([0.0, 0.0, 0.0, 0.0, 0.05, 1.2, 12.0]))),
     (5, st.builds(Connect, devices, st.sampled_from(["resume", "resume", "resume", "ahead", "stale", "anew"]), back)),
     (2, st.builds(Cut, devices)),
     (6, st.builds(Ask, devices, st.sampled_from(
@@ -261,6 +263,10 @@ class Truth:
 
     def has_left_between(self, room_id: str, after: int, before: int) -> bool:
         return any(kind == "user_left" and after <= seq < before for seq, kind in self.changes(room_id))
+
+    def joined_at(self, room_id: str) -> int:
+        """The user's last joining."""
+        return max((seq for seq, kind in self.changes(room_id) if kind == "user_joined"), default=0)
 
     def may_hear(self, room_id: str, seq: int) -> bool:
         """Within a stay of the user: from its joining to its leaving."""
@@ -443,8 +449,14 @@ class Device:
         assert request.is_replay
         if told["reason"] == "not_a_member":
             is_changed = len(self.truth.changes(room_id)) > request.changes
+            # This node may have heard only now of what had changed before it was asked.
+            is_changed |= self.truth.has_left_between(room_id, request.after, NO_SEQ)
             assert is_changed or not self.truth.is_member(room_id), "a member is told to be none"
-            self.live.discard(room_id)
+            is_following = self.truth.is_member(room_id) and room_id in self.live
+            if not is_following or self.positions[room_id] < self.truth.joined_at(room_id):
+                # Otherwise it follows a later joining already, which has taken over.
+                self.live.discard(room_id)
+                self.positions.pop(room_id, None)
             return
         assert seq <= last_seq
         if told["reason"] == "too_old":
@@ -477,8 +489,10 @@ class Device:
         assert self.waiting == {}
         for room_id in ROOMS:
             if self.truth.is_member(room_id):
-                assert room_id in self.live, "a member hears nothing of the room"
-                assert self.positions[room_id] == self.truth.last_seq(room_id), "the last events are missing"
+                assert room_id in self.live, f"device {self.number} is a member and hears nothing of {room_id}"
+                assert self.positions[room_id] == self.truth.last_seq(room_id), (
+                    f"{self.number} lacks the end of {room_id}"
+                )
 
 
 class Connection:
@@ -706,7 +720,7 @@ async def open_model(
     accounts, rooms, messages = Accounts(database, QUERIES), Rooms(database, QUERIES), Messages(database, QUERIES)
     followers, second_looks = Followers(), SecondLooks()
     holding: list[Outbox] = []
-    options = HubOptions(tail_events=tail, slice_receivers=slice_receivers, linger_s=3.0)
+    options = HubOptions(tail_events=tail, slice_receivers=slice_receivers, linger_s=LINGER_S)
 
     def clock() -> int:
         return START_MS + round(trio.current_time() * 1000)
