@@ -306,6 +306,10 @@ class Device:
     #: Rooms that it hears on this connection, as far as it knows.
     live: set[str] = field(default_factory=set)
     waiting: dict[str, Request] = field(default_factory=dict)
+    #: Rooms that it joined by itself and has not left by itself since.
+    joined: set[str] = field(default_factory=set)
+    #: Where the last history of a joining ended that came while the room was heard.
+    told_up_to: dict[str, int] = field(default_factory=dict)
     codes: list[int] = field(default_factory=list)
     bodies: dict[tuple[str, int], bytes] = field(default_factory=dict)
     pace: int | None = None
@@ -363,7 +367,7 @@ class Device:
             case "room_history":
                 self.hear_history(told)
             case "ok":
-                self.answered(told, "leave_room")
+                self.joined.discard(self.answered(told, "leave_room").room)
             case "message_ack":
                 self.answered(told, "send_message")
                 found = self.truth.database.look("SELECT seq FROM messages WHERE id = ?", told["messageId"])
@@ -403,6 +407,9 @@ class Device:
         self.answered(told, "authenticate")
         self.has_arrived = True
         resumed = {asked.room: asked.after for key, asked in self.waiting.items() if key.endswith(f" of {told['id']}")}
+        # Of a room that it is in no more it starts anew.
+        for room_id in self.positions.keys() - self.live - {room["roomId"] for room in told["rooms"]}:
+            del self.positions[room_id]
         for room in told["rooms"]:
             room_id, last_seq = room["roomId"], room["lastSeq"]
             assert last_seq <= self.truth.last_seq(room_id)
@@ -413,15 +420,15 @@ class Device:
                 self.live.add(room_id)
 
     def hear_event(self, room_id: str, seq: int) -> None:
-        if not self.replays(room_id):
-            # A member may ask for all of a room's past.
+        if not self.replays(room_id) and not (room_id in self.joined and self.truth.is_member(room_id)):
+            # A member may ask for all of a room's past, and one that joins is sent what this node has not heard yet.
             assert self.truth.may_hear(room_id, seq), "an event of a time when its user was no member"
         known = self.positions.get(room_id)
         if known is not None and seq != known + 1:
             request = next((asked for asked in self.replays(room_id) if seq == asked.after + 1), None)
             if request is not None and not request.has_begun:
                 request.has_begun = True
-            else:
+            elif seq != self.told_up_to.pop(room_id, seq) + 1:
                 # The first one of a later stay: its own leaving need not have been heard.
                 assert seq > known, f"{seq} of {room_id} comes after {known}"
                 assert self.truth.has_left_between(room_id, known, seq), f"{seq} of {room_id} comes after {known}"
@@ -480,7 +487,13 @@ class Device:
         assert seqs == expected[len(expected) - len(seqs) :], "a page has no holes"
         assert told["hasMore"] == (len(seqs) < len(expected))
         assert max(seqs, default=0) <= told["seq"] <= self.truth.last_seq(room_id)
-        if request.type == "join_room" and room_id not in self.live:
+        if request.type != "join_room":
+            return
+        self.joined.add(room_id)
+        if room_id in self.live:
+            # A joining that overtakes the following of another one goes on behind its history.
+            self.told_up_to[room_id] = told["seq"]
+        else:
             self.positions[room_id] = told["seq"]
             self.live.add(room_id)
 
@@ -532,6 +545,8 @@ class Connection:
         self.device.has_arrived = False
         self.device.waiting.clear()
         self.device.live.clear()
+        self.device.joined.clear()
+        self.device.told_up_to.clear()
 
     def end(self, code: int, reason: str, *, drop: bool = False) -> None:
         if not self._ended.is_set():

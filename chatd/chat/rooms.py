@@ -63,9 +63,7 @@ async def hear_room(chat: Chat, session: Session, message: JoinRoom) -> None:
     chat.hub.send_backlog(room_id)
     session.send(room_history(room, seq, page, message.id))
     if not chat.hub.is_heard_by(session, room_id):
-        # The device may be following a joining made elsewhere: then it goes on where that is.
-        following = session.catching_up.get(room_id)
-        await catch_up(chat, session, room_id, seq if following is None else min(seq, following.position))
+        await catch_up(chat, session, room_id, seq)
 
 
 async def become_member(chat: Chat, session: Session, room_id: str) -> None:
