@@ -13,7 +13,7 @@ from chatd.wire.http import Response, json_response
 
 if TYPE_CHECKING:
     from chatd.chat.context import Chat
-    from chatd.chat.routes import Call
+    from chatd.chat.web.call import Call
 
 
 async def health(_chat: Chat, _call: Call) -> Response:

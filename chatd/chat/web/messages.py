@@ -1,0 +1,62 @@
+"""/api/rooms/:id/messages: history, and sending without a WebSocket."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chatd.chat import rooms
+from chatd.chat.forms import MessageForm, read_form, read_page
+from chatd.chat.messages import Draft, Page, Sender, page_after, page_before, post_message
+from chatd.chat.permissions import check_may
+from chatd.errors import Refusal
+from chatd.records import encode_json
+from chatd.store.messages import NO_SEQ
+from chatd.wire.http import Response, json_response
+
+if TYPE_CHECKING:
+    from chatd.chat.context import Chat
+    from chatd.chat.web.call import Call
+
+
+async def list_messages(chat: Chat, call: Call) -> Response:
+    """GET /api/rooms/:id/messages"""
+    room = await rooms.visible_room(chat, call.signed_in.user_id, call.parts[0])
+    check_may(room.role, "read")
+    page = read_page(call.request.query, default_limit=chat.options.messages.history)
+    if page.after_seq is not None:
+        found = await page_after(chat, room.id, page.after_seq, page.limit)
+    else:
+        before = NO_SEQ if page.before_seq is None else page.before_seq
+        if page.last_message_id is not None:
+            seq = await chat.messages.seq_of(room.id, page.last_message_id)
+            if seq is None:
+                raise Refusal("not_found", "There is no message `lastMessageId` in this room.")
+            before = seq
+        found = await page_before(chat, room.id, before, page.limit, offset=page.offset)
+    return json_response(200, encode_json(_messages(room.id, room.last_seq, found)))
+
+
+def _messages(room_id: str, seq: int, page: Page) -> dict[str, object]:
+    """A page with the cursors of the next one: `beforeSeq` towards the past, `afterSeq` towards now."""
+    answer: dict[str, object] = {"roomId": room_id, "messages": page.messages, "seq": seq, "hasMore": page.has_more}
+    if page.messages:
+        answer["beforeSeq"], answer["afterSeq"] = page.first_seq, page.last_seq
+    return answer
+
+
+async def send_message(chat: Chat, call: Call) -> Response:
+    """POST /api/rooms/:id/messages"""
+    form = read_form(await call.request.body.read(), MessageForm)
+    caller = call.signed_in
+    room = await rooms.visible_room(chat, caller.user_id, call.parts[0])
+    draft = Draft(
+        room_id=room.id,
+        content=form.content,
+        message_type=form.message_type,
+        file_id=form.file_id,
+        reply_to=form.reply_to,
+        metadata=form.metadata,
+        client_message_id=form.client_message_id,
+    )
+    message, was_stored_before = await post_message(chat, Sender(caller.user_id, caller.username, room.role), draft)
+    return json_response(200 if was_stored_before else 201, encode_json(message))

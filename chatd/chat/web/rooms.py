@@ -1,0 +1,52 @@
+"""/api/rooms: rooms and who is in them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chatd.chat import rooms
+from chatd.chat.forms import RoomForm, read_form, read_page
+from chatd.records import encode_json
+from chatd.wire.http import Response, json_response
+
+if TYPE_CHECKING:
+    from chatd.chat.context import Chat
+    from chatd.chat.web.call import Call
+
+
+async def list_rooms(chat: Chat, call: Call) -> Response:
+    """GET /api/rooms"""
+    page = read_page(call.request.query, default_limit=chat.options.messages.history)
+    found, has_more = await rooms.list_rooms(
+        chat, call.signed_in.user_id, after=page.after_id, limit=page.limit, offset=page.offset
+    )
+    answer = {"rooms": found, "hasMore": has_more}
+    if has_more:
+        answer["after"] = found[-1].id
+    return json_response(200, encode_json(answer))
+
+
+async def create_room(chat: Chat, call: Call) -> Response:
+    """POST /api/rooms"""
+    form = read_form(await call.request.body.read(), RoomForm)
+    room = await rooms.create_room(
+        chat, call.signed_in.user_id, name=form.name, kind=form.kind, topic=form.topic, member_ids=form.members
+    )
+    return json_response(201, encode_json(room), headers=(("location", f"/api/rooms/{room.id}"),))
+
+
+async def get_room(chat: Chat, call: Call) -> Response:
+    """GET /api/rooms/:id"""
+    return json_response(200, encode_json(await rooms.read_room(chat, call.signed_in.user_id, call.parts[0])))
+
+
+async def list_members(chat: Chat, call: Call) -> Response:
+    """GET /api/rooms/:id/members"""
+    page = read_page(call.request.query, default_limit=chat.options.messages.history)
+    found, has_more = await rooms.list_members(
+        chat, call.signed_in.user_id, call.parts[0], after=page.after_id, limit=page.limit, offset=page.offset
+    )
+    answer = {"members": found, "hasMore": has_more}
+    if has_more:
+        answer["after"] = found[-1].user_id
+    return json_response(200, encode_json(answer))
