@@ -1,0 +1,54 @@
+-- What people do in rooms and between each other: reactions, invitations, blocks, notifications, and what moderates a room.
+
+CREATE TABLE message_reactions (
+    message_id TEXT NOT NULL REFERENCES messages (id),
+    emoji TEXT NOT NULL,
+    user_id TEXT NOT NULL REFERENCES users (id),
+    created_at BIGINT NOT NULL,
+    PRIMARY KEY (message_id, emoji, user_id)
+);
+
+CREATE INDEX messages_by_reply ON messages (reply_to, seq) WHERE reply_to IS NOT NULL;
+CREATE INDEX messages_pinned ON messages (room_id, pinned_at) WHERE pinned_at IS NOT NULL;
+
+-- The message that an event is about. The body of a `message_edited` is made from it when it is replayed, so that
+-- nothing of a message that was deleted is left in here.
+ALTER TABLE room_events ADD COLUMN message_id TEXT;
+
+-- When a member last sent a message; kept up in rooms with a slow mode only.
+ALTER TABLE room_members ADD COLUMN posted_at BIGINT;
+
+-- Who may join a room that is not public, and as what.
+CREATE TABLE room_invitations (
+    room_id TEXT NOT NULL REFERENCES rooms (id),
+    user_id TEXT NOT NULL REFERENCES users (id),
+    role TEXT NOT NULL DEFAULT 'member' CHECK (role IN ('moderator', 'member', 'readonly')),
+    invited_by TEXT REFERENCES users (id),
+    invited_at BIGINT NOT NULL,
+    PRIMARY KEY (room_id, user_id)
+);
+CREATE INDEX room_invitations_by_user ON room_invitations (user_id, room_id);
+
+-- Whom users do not want to hear from.
+CREATE TABLE user_blocks (
+    user_id TEXT NOT NULL REFERENCES users (id),
+    blocked_id TEXT NOT NULL REFERENCES users (id),
+    blocked_at BIGINT NOT NULL,
+    PRIMARY KEY (user_id, blocked_id)
+);
+CREATE INDEX user_blocks_by_blocked ON user_blocks (blocked_id, user_id);
+
+-- What concerns one user. The text of a message is looked up when it is shown, so that it goes with the message.
+CREATE TABLE notifications (
+    id TEXT NOT NULL PRIMARY KEY,
+    user_id TEXT NOT NULL REFERENCES users (id),
+    kind TEXT NOT NULL CHECK (kind IN ('mention', 'reply', 'reaction', 'direct', 'invitation')),
+    room_id TEXT NOT NULL REFERENCES rooms (id),
+    message_id TEXT,
+    actor_id TEXT NOT NULL REFERENCES users (id),
+    emoji TEXT,
+    created_at BIGINT NOT NULL,
+    read_at BIGINT
+);
+CREATE INDEX notifications_by_user ON notifications (user_id, id);
+CREATE INDEX notifications_unread ON notifications (user_id, id) WHERE read_at IS NULL;
