@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from chatd.chat.session import Session
     from tests.rawclient import RawClient
 
+#: Messages of 9 kB, more of them than an outbox and the kernel's buffers hold.
+LOUD = 700
+
 
 async def make_room(door: StoppedDoor, user_id: str, *member_ids: str, kind: str = "private") -> str:
     room = await create_room(door.chat, user_id, name="room", kind=kind, topic=None, member_ids=member_ids)
@@ -154,6 +157,36 @@ async def test_a_device_that_reads_nothing_holds_up_no_one_elses_following(
                     assert (await first.ask(type="join_room", roomId=public))["type"] == "room_history"
                     joined = await receive(second, "user_joined")
                     assert joined["username"] == "quick"
+
+
+async def test_a_resume_goes_on_across_a_leaving_and_joining_of_another_device(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    """What is on its way stops for neither, and it is answered once, with all that is told before."""
+    async with open_door(tmp_path, mock_clock, WEBSOCKET_OUTBOX_BYTES="400000", MESSAGES_TAIL="0") as door:
+        owner_id, _, owner_token = await door.sign_up("owner")
+        room_id = await make_room(door, owner_id, kind="public")
+        _, _, token = await door.sign_up("ada")
+        async with door.connect(token) as (first, _):
+            assert (await first.ask(type="join_room", roomId=room_id))["type"] == "room_history"
+        async with door.connect(owner_token) as (owner, _):
+            for _ in range(LOUD):
+                await say(owner, room_id, "x" * 9000)
+        async with door.connect(token, receive_buffer=4096) as (slow, stuck), door.connect(token) as (first, _):
+            await slow.send(message(type="join_room", roomId=room_id, afterSeq=0, id="resume"))
+            while room_id not in stuck.session.catching_up or stuck.session.outbox.waiting_bytes < 200_000:
+                await trio.lowlevel.checkpoint()
+            for request in ("leave_room", "join_room"):
+                await first.send(message(type=request, roomId=room_id, id=request))
+                while (await first.receive_json()).get("id") != request:
+                    pass
+            await wait_all_tasks_blocked()
+            told = [await slow.receive_json()]
+            while told[-1]["type"] not in {"caught_up", "resync"}:
+                told.append(await slow.receive_json())
+    assert (told[-1]["type"], told[-1]["id"]) == ("caught_up", "resume")
+    seqs = [each.get("message", each)["seq"] for each in told if each["type"] != "authenticated"]
+    assert seqs == [*range(1, LOUD + 4), LOUD + 3]
 
 
 # A node that is behind: other nodes have told what it has not heard yet

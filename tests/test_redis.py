@@ -14,6 +14,7 @@ import trio.testing
 
 from chatd.asyncio_loop import open_asyncio_loop
 from chatd.bus import redis as subject
+from chatd.bus.link import LinkLost
 from chatd.bus.port import Event, Notice
 from chatd.bus.trial import try_redis
 from chatd.errors import Unavailable
@@ -490,6 +491,26 @@ async def test_a_redis_that_is_not_there_is_said_in_a_sentence(url: str, sentenc
             await open_node(url, timeout_s=1).__aenter__()
         with pytest.raises(Unavailable, match=sentence):
             await try_redis(url, prefix="test", timeout_s=1)
+
+
+async def test_bus_whose_link_is_lost_as_soon_as_it_is_there_opens_and_comes_back(
+    server: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    come_back = subject.RedisBus._come_back
+
+    def come_back_and_go(self: RedisBus) -> None:
+        is_first = not self._tried.is_set()
+        come_back(self)
+        if is_first:
+            # Whoever waits for the first try has not come to its turn yet.
+            self._go_out("the test has cut it")
+            raise LinkLost("The test has cut the link.")
+
+    monkeypatch.setattr(subject.RedisBus, "_come_back", come_back_and_go)
+    async with open_asyncio_loop(), open_heard(server.url) as (bus, ears):
+        await bus.subscribe(["a"])
+        await ears.wait_until(lambda: ears.returns)
+        await hear_a_message(bus, ears, 1)
 
 
 async def test_a_server_that_is_no_redis_is_said_in_a_sentence() -> None:

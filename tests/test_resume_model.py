@@ -264,10 +264,6 @@ class Truth:
     def has_left_between(self, room_id: str, after: int, before: int) -> bool:
         return any(kind == "user_left" and after <= seq < before for seq, kind in self.changes(room_id))
 
-    def joined_at(self, room_id: str) -> int:
-        """The user's last joining."""
-        return max((seq for seq, kind in self.changes(room_id) if kind == "user_joined"), default=0)
-
     def may_hear(self, room_id: str, seq: int) -> bool:
         """Within a stay of the user: from its joining to its leaving."""
         is_member = False
@@ -459,11 +455,8 @@ class Device:
             # This node may have heard only now of what had changed before it was asked.
             is_changed |= self.truth.has_left_between(room_id, request.after, NO_SEQ)
             assert is_changed or not self.truth.is_member(room_id), "a member is told to be none"
-            is_following = self.truth.is_member(room_id) and room_id in self.live
-            if not is_following or self.positions[room_id] < self.truth.joined_at(room_id):
-                # Otherwise it follows a later joining already, which has taken over.
-                self.live.discard(room_id)
-                self.positions.pop(room_id, None)
+            self.live.discard(room_id)
+            self.positions.pop(room_id, None)
             return
         assert seq <= last_seq
         if told["reason"] == "too_old":

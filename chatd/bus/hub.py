@@ -193,10 +193,6 @@ class Hub:
         return len(self._rooms)
 
     @property
-    def backlogged_rooms(self) -> int:
-        return len(self._backlogged)
-
-    @property
     def repairs(self) -> int:
         """How often the store was read to fill a hole."""
         return self._repairs.reads

@@ -87,8 +87,9 @@ class RedisBus:
         self._has_lost = False
         self._seldom = SeldomLogger(log)
         self.is_out = True
-        #: Set when the first try to connect has ended; the sentence says how it failed.
+        #: Set when the first try to connect has ended; whether it succeeded, whatever came since, or how it failed.
         self._tried = trio.Event()
+        self._has_connected = False
         self._fault = ""
         self._is_closing = False
         self._drained = trio.Event()
@@ -322,6 +323,7 @@ class RedisBus:
         if self._tried.is_set():
             log.info("bus_back")
             self._hearing.come_back()
+        self._has_connected = True
         self._tried.set()
 
     def _go_out(self, fault: str) -> None:
@@ -371,7 +373,7 @@ async def open_redis_bus(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run_asyncio, bus._run(url))
         await bus._tried.wait()
-        if bus.is_out:
+        if not bus._has_connected:
             nursery.cancel_scope.cancel()
         else:
             try:

@@ -103,9 +103,18 @@ class Repairs:
             for room_id, seq in stored.items():
                 while (room := self._rooms.get(room_id)) is not None and room.position < seq:
                     self.expect(room_id, seq)
-                    await self.reaching.setdefault(room_id, trio.lowlevel.ParkingLot()).park()
+                    await self._wait_for(room_id)
             return
         raise Unavailable("This server has not got all that is stored yet; try again in a moment.")
+
+    async def _wait_for(self, room_id: str) -> None:
+        waiting = self.reaching.setdefault(room_id, trio.lowlevel.ParkingLot())
+        try:
+            await waiting.park()
+        finally:
+            # Of a room that is forgotten nothing comes any more that would wake them.
+            if not waiting and self.reaching.get(room_id) is waiting:
+                del self.reaching[room_id]
 
     def wake(self, room_id: str) -> None:
         """Let those who wait for a room look where it is."""

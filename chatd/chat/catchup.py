@@ -172,7 +172,8 @@ async def follow(chat: Chat, session: Session, room_id: str) -> None:
         after = session.following.pop(room_id, None)
         if after is not None and row is not None and row.role is not None and row.joined_seq is not None:
             session.enter(room_id, row.role, row.last_seq)
-            if not chat.hub.is_heard_by(session, room_id):
+            # A catch-up that has not noticed the leaving goes on across it: who asked for that one is answered.
+            if not chat.hub.is_heard_by(session, room_id) and room_id not in session.catching_up:
                 # What it was sent in its last stay comes before what it is sent now.
                 chat.hub.send_backlog(room_id)
                 after = max(after, session.heard.get(room_id, 0), row.joined_seq - 1)
