@@ -85,7 +85,7 @@ __all__ = [
     "RemoveReaction", "RequestId", "Resume", "Resync", "RoomChange", "RoomHistory", "RoomUpdated", "SendDm",
     "SendMessage", "Seq", "ServerMessage", "ServerReply", "ServerShutdown", "Signal", "TypingStart", "TypingStop",
     "Unknown", "UnpinMessage", "UnreadDms", "UpdateStatus", "UserJoined", "UserLeft", "UserOffline", "UserOnline",
-    "UserStatus", "UserStoppedTyping", "UserTyping", "decode_server", "encode", "message_in", "with_id",
+    "UserStatus", "UserStoppedTyping", "UserTyping", "decode_server", "encode", "message_in", "wire_name", "with_id",
 ]  # fmt: skip
 
 # fmt: off

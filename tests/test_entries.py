@@ -21,6 +21,7 @@ from chatd.store.entries import (
     Outcome,
     Post,
     Repeat,
+    Standing,
     Stored,
     number_batch,
     rows_of_heads,
@@ -78,6 +79,8 @@ class Model:
             if asked.key and (user, asked.key) in self.keys:
                 _, seq, content = self.keys[user, asked.key]
                 return Answer(seq, True) if content == asked.content else Answer(code="idempotency_mismatch")
+            if user not in self.members[room]:
+                return Answer(code="not_a_member")
             if asked.key:
                 self.keys[user, asked.key] = (room, self.last[room] + 1, asked.content)
             return self._next(room, "new_message", user, asked.content)
@@ -116,7 +119,9 @@ class Tables:
             (row[4], row[9]): Repeat(row[0], row[1], row[2], row[11], row[10]) for row in self.messages if row[9]
         }
         heads = {room: replace(head) for room, head in self.heads.items()}
-        batch = Batch(entries, heads, repeats, dict(self.members), BANNED, max_members=3, now_ms=NOW_MS)
+        standings = {key: Standing(role) for key, role in self.members.items()}
+        standings |= {key: Standing(None, is_banned=True) for key in BANNED}
+        batch = Batch(entries, heads, repeats, standings, max_members=3, now_ms=NOW_MS)
         numbered = number_batch(batch)
         self.messages += numbered.message_rows
         self.events += numbered.event_rows
@@ -126,10 +131,15 @@ class Tables:
             room, user, role = map(str, row[:3])
             assert (room, user) not in self.members, "the database would refuse a second membership"
             self.members[room, user] = role
-        for room, last_seq, message_count, member_count in rows_of_heads(numbered, heads):
+        for room, last_seq, message_count, member_count, standing_seq in rows_of_heads(numbered.changed_rooms, heads):
             kind, most = self.heads[room].kind, self.heads[room].max_members
-            self.heads[room] = Head(kind, last_seq, message_count, member_count, most)
+            self.heads[room] = Head(kind, last_seq, message_count, member_count, most, 0, standing_seq)
         return numbered
+
+
+def tables_with(*users: str) -> Tables:
+    """Tables in which these are members of the lobby from the beginning."""
+    return Tables(members={("lobby", user): "member" for user in users})
 
 
 def answer_of(outcome: Outcome) -> Answer:
@@ -193,19 +203,19 @@ def test_the_body_of_every_event_says_what_its_row_says(batch: list[Asked]) -> N
 
 
 def test_ids_of_one_batch_grow_with_their_seqs() -> None:
-    tables = Tables()
+    tables = tables_with("ada")
     tables.run([Asked("post", "lobby", "ada").entry() for _ in range(100)])
     assert all(before[0] < after[0] for before, after in pairwise(tables.messages))
 
 
 def test_a_new_member_has_read_everything_up_to_joining() -> None:
-    tables = Tables()
+    tables = tables_with("ada")
     numbered = tables.run([Asked("post", "lobby", "ada").entry()] * 3 + [Asked("join", "lobby", "bob").entry()])
     assert numbered.joined_rows == [("lobby", "bob", "member", NOW_MS, 4, 3)]
 
 
 def test_a_repeat_is_told_the_first_ones_values_even_for_another_room() -> None:
-    tables = Tables()
+    tables = tables_with("ada")
     first = tables.run([Asked("post", "lobby", "ada", "k", "x").entry()]).outcomes[0]
     assert isinstance(first, Stored)
     again = tables.run([Asked("post", "lobby", "ada", "k", "x").entry()] * 2)
@@ -220,7 +230,7 @@ def test_a_repeat_is_told_the_first_ones_values_even_for_another_room() -> None:
 def test_a_room_takes_as_many_as_the_smaller_bound_says(of_room: int | None, of_server: int, fits: int) -> None:
     entries = [Asked("join", "lobby", f"user{number}").entry() for number in range(9)]
     heads = {"lobby": Head("public", 0, 0, 0, of_room)}
-    numbered = number_batch(Batch(entries, heads, {}, {}, frozenset(), max_members=of_server, now_ms=NOW_MS))
+    numbered = number_batch(Batch(entries, heads, {}, {}, max_members=of_server, now_ms=NOW_MS))
     assert [answer_of(outcome).code for outcome in numbered.outcomes] == [None] * fits + ["limit_reached"] * (9 - fits)
 
 
@@ -236,6 +246,49 @@ def test_metadata_is_passed_on_as_the_json_that_it_was() -> None:
     entry = Asked("post", "lobby", "ada").entry()
     assert isinstance(entry, Post)
     entry.metadata = b'{"b":1,"a":[1.5,null]}'
-    numbered = Tables().run([entry])
+    numbered = tables_with("ada").run([entry])
     assert b'"metadata":{"b":1,"a":[1.5,null]}' in numbered.events[0].body
     assert numbered.message_rows[0][8] == '{"b":1,"a":[1.5,null]}'
+
+
+MUTED = Standing("member", muted_until_ms=NOW_MS + 5000)
+
+
+@pytest.mark.parametrize(
+    ("standing", "slow_mode_s", "code", "retry_after_ms"),
+    [
+        (Standing("member"), 0, None, None),
+        (Standing(None), 0, "not_a_member", None),
+        (Standing("readonly"), 0, "forbidden", None),
+        (MUTED, 0, "muted", 5000),
+        (replace(MUTED, muted_until_ms=NOW_MS), 0, None, None),
+        (Standing("member", posted_at_ms=NOW_MS - 9000), 10, "rate_limited", 1000),
+        (Standing("member", posted_at_ms=NOW_MS - 10_000), 10, None, None),
+        (Standing("moderator", posted_at_ms=NOW_MS - 1), 10, None, None),
+    ],
+)
+def test_who_may_not_send_now_is_refused_whatever_their_node_believed(
+    standing: Standing, slow_mode_s: int, code: str | None, retry_after_ms: int | None
+) -> None:
+    heads = {"lobby": Head("public", 7, 7, 1, None, slow_mode_s)}
+    entry = Asked("post", "lobby", "ada").entry()
+    numbered = number_batch(Batch([entry], heads, {}, {("lobby", "ada"): standing}, max_members=0, now_ms=NOW_MS))
+    outcome = numbered.outcomes[0]
+    assert (getattr(outcome, "code", None), getattr(outcome, "retry_after_ms", None)) == (code, retry_after_ms)
+    assert [event.seq for event in numbered.events] == ([8] if code is None else [])
+
+
+def test_a_slow_mode_counts_within_a_batch_too() -> None:
+    heads = {"lobby": Head("public", 0, 0, 1, None, 10)}
+    entries = [Asked("post", "lobby", "ada").entry() for _ in range(2)]
+    batch = Batch(entries, heads, {}, {("lobby", "ada"): Standing("member")}, max_members=0, now_ms=NOW_MS)
+    numbered = number_batch(batch)
+    assert [getattr(outcome, "code", None) for outcome in numbered.outcomes] == [None, "rate_limited"]
+    assert numbered.posted_rows == [("lobby", "ada", NOW_MS)]
+
+
+def test_who_leaves_may_not_send_behind_it_in_the_same_batch() -> None:
+    tables = tables_with("ada")
+    numbered = tables.run([Asked(what, "lobby", "ada").entry() for what in ("post", "leave", "post")])
+    assert [answer_of(outcome).code for outcome in numbered.outcomes] == [None, None, "not_a_member"]
+    assert tables.heads["lobby"].standing_seq == 2

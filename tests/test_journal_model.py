@@ -383,6 +383,8 @@ def check_entry(asked: Asked, stored: dict[str, Row], by_key: dict[tuple[str, st
                 assert by_key[entry.sender_id, entry.client_message_id or ""][4] != entry.request_hash
             case "limit_reached":
                 assert asked.step.kind == "join"
+            case "not_a_member":
+                assert asked.step.kind == "post"
             case code:
                 assert (code, asked.step.waits) == ("overloaded", True)
         return

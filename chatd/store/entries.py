@@ -7,9 +7,9 @@ same `clientMessageId`, a refusal, somebody who is a member already. Called by `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from chatd.bus.port import Event
 from chatd.errors import Refusal
@@ -87,6 +87,22 @@ class Head:
     message_count: int
     member_count: int
     max_members: int | None
+    slow_mode_s: int = 0
+    #: The newest seq at which somebody lost the right to send.
+    standing_seq: int = 0
+
+
+@dataclass(slots=True)
+class Standing:
+    """How a user stands in a room: their role (`None`: no member) and what keeps them from sending or joining."""
+
+    role: str | None
+    muted_until_ms: int | None = None
+    posted_at_ms: int | None = None
+    is_banned: bool = False
+
+
+NO_STANDING: Final = Standing(None)
 
 
 @dataclass(slots=True)
@@ -99,6 +115,7 @@ class Numbered:
     event_rows: list[tuple[object, ...]] = field(default_factory=list)
     joined_rows: list[tuple[object, ...]] = field(default_factory=list)
     left_rows: list[tuple[str, str]] = field(default_factory=list)
+    posted_rows: list[tuple[str, str, int]] = field(default_factory=list)
     changed_rooms: set[str] = field(default_factory=set)
 
 
@@ -106,20 +123,19 @@ class Numbered:
 class Batch:
     """Entries with what the database says about them.
 
-    `repeats` by (sender, client message id); `roles` by (room, user), `None` for no member; `banned` (room, user).
+    `repeats` by (sender, client message id); `standings` by (room, user).
     """
 
     entries: Sequence[Entry]
     heads: dict[str, Head]
     repeats: dict[tuple[str, str], Repeat]
-    roles: dict[tuple[str, str], str | None]
-    banned: frozenset[tuple[str, str]]
+    standings: dict[tuple[str, str], Standing]
     max_members: int
     now_ms: int
 
 
 def number_batch(batch: Batch) -> Numbered:
-    """Go through the entries in order. Changes `batch.heads`, `batch.repeats` and `batch.roles` as it goes."""
+    """Go through the entries in order. Changes `heads`, `repeats` and `standings` of the batch as it goes."""
     numbered = Numbered()
     created_at = format_time(batch.now_ms)
     for entry in batch.entries:
@@ -142,6 +158,12 @@ def _post(entry: Post, head: Head, batch: Batch, numbered: Numbered, created_at:
         repeat = batch.repeats.get((sender_id, client_message_id))
         if repeat is not None:
             return _repeated(entry, repeat)
+    standing = batch.standings.get((room_id, sender_id), NO_STANDING)
+    if (refusal := _refusal_to_send(standing, head, batch.now_ms)) is not None:
+        return refusal
+    if head.slow_mode_s:
+        standing.posted_at_ms = batch.now_ms
+        numbered.posted_rows.append((room_id, sender_id, batch.now_ms))
     head.last_seq = seq = head.last_seq + 1
     head.message_count += 1
     message_id = entry.message_id
@@ -172,6 +194,23 @@ def _post(entry: Post, head: Head, batch: Batch, numbered: Numbered, created_at:
     return stored
 
 
+def _refusal_to_send(standing: Standing, head: Head, now_ms: int) -> Refusal | None:
+    """What keeps somebody from sending a message now, whatever their node has heard of it."""
+    if standing.role is None:
+        return Refusal("not_a_member", "You are not a member of this room; send join_room first.")
+    if standing.role == "readonly":
+        return Refusal("forbidden", "Your role in this room is readonly, which may not send; ask a moderator.")
+    if standing.muted_until_ms is not None and standing.muted_until_ms > now_ms:
+        detail = f"You are muted in this room until {format_time(standing.muted_until_ms)}; you may read meanwhile."
+        return Refusal("muted", detail, retry_after_ms=standing.muted_until_ms - now_ms)
+    if head.slow_mode_s and standing.role == "member" and standing.posted_at_ms is not None:
+        wait_ms = standing.posted_at_ms + 1000 * head.slow_mode_s - now_ms
+        if wait_ms > 0:
+            detail = f"This room has a slow mode: one message in {head.slow_mode_s} s from each member; wait a little."
+            return Refusal("rate_limited", detail, retry_after_ms=wait_ms)
+    return None
+
+
 def _repeated(entry: Post, repeat: Repeat) -> Outcome:
     if repeat.request_hash != entry.request_hash:
         return Refusal(
@@ -183,14 +222,15 @@ def _repeated(entry: Post, repeat: Repeat) -> Outcome:
 
 def _join(entry: MembershipChange, role: str, head: Head, batch: Batch, numbered: Numbered) -> Outcome:
     key = (entry.room_id, entry.user_id)
-    if batch.roles.get(key) is not None:
+    standing = batch.standings.setdefault(key, Standing(None))
+    if standing.role is not None:
         return Stored("", entry.room_id, head.last_seq, batch.now_ms, duplicate=True)
-    if key in batch.banned:
+    if standing.is_banned:
         return Refusal("forbidden", "You are banned from this room; ask one of its moderators.")
     bounds = [bound for bound in (head.max_members, batch.max_members) if bound]
     if bounds and head.member_count >= min(bounds):
         return Refusal("limit_reached", f"This room is full: it has {head.member_count} members.")
-    batch.roles[key] = role
+    batch.standings[key] = Standing(role)
     head.last_seq = seq = head.last_seq + 1
     head.member_count += 1
     joined = UserJoined(
@@ -203,10 +243,11 @@ def _join(entry: MembershipChange, role: str, head: Head, batch: Batch, numbered
 
 def _leave(entry: MembershipChange, head: Head, batch: Batch, numbered: Numbered) -> Outcome:
     key = (entry.room_id, entry.user_id)
-    if batch.roles.get(key) is None:
+    standing = batch.standings.get(key, NO_STANDING)
+    if standing.role is None:
         return Stored("", entry.room_id, head.last_seq, batch.now_ms, duplicate=True)
-    batch.roles[key] = None
-    head.last_seq = seq = head.last_seq + 1
+    standing.role = None
+    head.last_seq = head.standing_seq = seq = head.last_seq + 1
     head.member_count -= 1
     left = UserLeft(
         room_id=entry.room_id,
@@ -225,21 +266,19 @@ def _leave(entry: MembershipChange, head: Head, batch: Batch, numbered: Numbered
 
 def _add_event(event: Event, now_ms: int, numbered: Numbered) -> None:
     numbered.events.append(event)
-    numbered.event_rows.append((event.room_id, event.seq, event.kind, event.body.decode(), now_ms))
+    numbered.event_rows.append((event.room_id, event.seq, event.kind, event.body.decode(), now_ms, None))
     numbered.changed_rooms.add(event.room_id)
 
 
-def rows_of_posts(entries: Sequence[Entry]) -> list[tuple[object, ...]] | None:
+def rows_of_posts(entries: Sequence[Post]) -> list[tuple[object, ...]] | None:
     """The rows of messages that the database numbers itself, each with its place among those of its room.
 
-    `None` for a batch that has to be gone through here: of something else than messages, or with a key twice.
+    `None` for a batch that has to be gone through here: with a key twice.
     """
     rows: list[tuple[object, ...]] = []
     places: dict[str, int] = {}
     keys = set()
     for entry in entries:
-        if not isinstance(entry, Post):
-            return None
         if entry.client_message_id is not None:
             key = (entry.sender_id, entry.client_message_id)
             if key in keys:
@@ -254,8 +293,9 @@ def rows_of_posts(entries: Sequence[Entry]) -> list[tuple[object, ...]] | None:
     return rows
 
 
-def rows_of_heads(numbered: Numbered, heads: Mapping[str, Head]) -> list[tuple[str, int, int, int]]:
+def rows_of_heads(room_ids: Iterable[str], heads: Mapping[str, Head]) -> list[tuple[str, int, int, int, int]]:
     return [
-        (room_id, heads[room_id].last_seq, heads[room_id].message_count, heads[room_id].member_count)
-        for room_id in numbered.changed_rooms
+        (room_id, head.last_seq, head.message_count, head.member_count, head.standing_seq)
+        for room_id in room_ids
+        for head in (heads[room_id],)
     ]

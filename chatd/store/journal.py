@@ -20,26 +20,14 @@ import trio
 from chatd import telemetry
 from chatd.bus.port import Event
 from chatd.errors import Refusal, Unavailable
-from chatd.records import encode_json, parse_json
-from chatd.store.database import Conflict, Database, Transaction
-from chatd.store.entries import (
-    Batch,
-    Entry,
-    Head,
-    MembershipChange,
-    Numbered,
-    Outcome,
-    Post,
-    Repeat,
-    Stored,
-    number_batch,
-    rows_of_heads,
-    rows_of_posts,
-)
+from chatd.store.batches import Batches
+from chatd.store.database import Conflict, Database
+from chatd.store.entries import Entry, Outcome, Post, Stored
 
 if TYPE_CHECKING:
     from chatd.clock import Clock
     from chatd.metrics import Metrics
+    from chatd.store.acts import Act
     from chatd.store.queries import Queries
 
 log = telemetry.get_logger(__name__)
@@ -83,30 +71,21 @@ class Journal:
         publish: Publish,
         after_batch: Callable[[], None],
     ) -> None:
-        self._database = database
         self._options = options
+        self._batches = Batches(database, queries, max_members=options.max_members)
         self._clock = clock
         self._metrics = metrics
         self._publish = publish
         self._after_batch = after_batch
-        # Stores messages in one statement, where the database has such a thing.
-        self._post = queries.find("journal.post")
-        self._heads = queries["journal.heads"]
-        self._memberships = queries["journal.memberships"]
-        self._add_messages = queries["journal.add_messages"]
-        self._add_events = queries["journal.add_events"]
-        self._advance_rooms = queries["journal.advance_rooms"]
-        self._add_members = queries["journal.add_members"]
-        self._remove_members = queries["journal.remove_members"]
         # What waits, by room; the rooms of it that no commit has in hand, and those that one has.
-        self._waiting: dict[str, deque[Entry]] = {}
+        self._waiting: dict[str, deque[Entry | Act]] = {}
         self._waiting_count = 0
         self._ready: deque[str] = deque()
         self._in_hand: set[str] = set()
         self._arrived = trio.Event()
         self._given_back = trio.Event()
         # Batches that are over and of which nobody has been told yet.
-        self._over: deque[tuple[Sequence[Entry], Sequence[Outcome], Sequence[Event]]] = deque()
+        self._over: deque[tuple[Sequence[Entry | Act], Sequence[Outcome], Sequence[Event]]] = deque()
         self._committed = trio.Event()
         self._committing = options.committers
         self._closing = False
@@ -114,7 +93,7 @@ class Journal:
         # Ids and times never go back, even if the clock does.
         self._last_ms = 0
 
-    def append(self, entry: Entry) -> None:
+    def append(self, entry: Entry | Act) -> None:
         """Queue an entry; `entry.settle` is called once with what became of it.
 
         Entries of a room keep their order. Raises `Refusal` (`overloaded`) when too many wait, `Unavailable` when the
@@ -135,7 +114,7 @@ class Journal:
             self._ready.append(room_id)
             self._arrived.set()
 
-    async def write(self, entry: Entry) -> Stored:
+    async def write(self, entry: Entry | Act) -> Stored:
         """Append an entry and wait for what becomes of it. Cancelling does not take it back."""
         settled = trio.Event()
         outcomes: list[Outcome] = []
@@ -171,9 +150,9 @@ class Journal:
         self._committing -= 1
         self._committed.set()
 
-    def _take(self) -> list[Entry]:
+    def _take(self) -> list[Entry | Act]:
         """The next batch: rooms in the order in which they began to wait, each with all that fits."""
-        entries: list[Entry] = []
+        entries: list[Entry | Act] = []
         free, characters = self._options.max_entries, self._options.max_characters
         while self._ready and free > 0 and characters > 0:
             room_id = self._ready.popleft()
@@ -199,13 +178,11 @@ class Journal:
         if self._ready:
             self._arrived.set()
 
-    async def _commit(self, entries: Sequence[Entry], *, tries: int = CONFLICT_TRIES) -> None:
+    async def _commit(self, entries: Sequence[Entry | Act], *, tries: int = CONFLICT_TRIES) -> None:
         """Store a batch, or, if there is something wrong with one of its entries, each alone."""
         began = trio.current_time()
         try:
-            numbered = await self._store_posts(entries)
-            if numbered is None:
-                numbered = await self._database.transaction(lambda tx: self._store(tx, entries))
+            numbered = await self._batches.store(entries, now_ms=self._now_ms())
         except Unavailable as out:
             if not self._is_failing:
                 log.warning("commit_failed", entries=len(entries), detail=out.detail)
@@ -231,7 +208,7 @@ class Journal:
             self._metrics.commits.inc()
             self._tell(entries, numbered.outcomes, numbered.events)
 
-    def _tell(self, entries: Sequence[Entry], outcomes: Sequence[Outcome], events: Sequence[Event] = ()) -> None:
+    def _tell(self, entries: Sequence[Entry | Act], outcomes: Sequence[Outcome], events: Sequence[Event] = ()) -> None:
         """Tell what became of a batch: at once if nothing waits, else in `_settle_all`, beside the next commit."""
         if self._ready or self._over:
             self._over.append((entries, outcomes, events))
@@ -247,7 +224,7 @@ class Journal:
             while self._over:
                 self._settle(*self._over.popleft())
 
-    def _settle(self, entries: Sequence[Entry], outcomes: Sequence[Outcome], events: Sequence[Event]) -> None:
+    def _settle(self, entries: Sequence[Entry | Act], outcomes: Sequence[Outcome], events: Sequence[Event]) -> None:
         for entry, outcome in zip(entries, outcomes, strict=True):
             try:
                 entry.settle(outcome)
@@ -262,82 +239,9 @@ class Journal:
             log.exception("publish_failed", events=len(events))
         self._after_batch()
 
-    async def _store_posts(self, entries: Sequence[Entry]) -> Numbered | None:
-        """Store a batch of messages in one statement; `None`, and nothing stored, where that does not do."""
-        if self._post is None or (rows := rows_of_posts(entries)) is None:
-            return None
-        now_ms = self._now_ms()
-        row = await self._database.write(self._post, {"messages": _json(rows), "now": now_ms})
-        assert row is not None
-        heads, has_obstacle = row
-        if has_obstacle:
-            return None
-        return number_batch(Batch(entries, _heads(heads), {}, {}, frozenset(), self._options.max_members, now_ms))
-
     def _now_ms(self) -> int:
         self._last_ms = max(self._clock(), self._last_ms)
         return self._last_ms
-
-    async def _store(self, tx: Transaction, entries: Sequence[Entry]) -> Numbered:
-        now_ms = self._now_ms()
-        heads, repeats = await self._read_heads(tx, entries)
-        batch = Batch(
-            entries=entries,
-            heads=heads,
-            repeats=repeats,
-            roles={},
-            banned=frozenset(),
-            max_members=self._options.max_members,
-            now_ms=now_ms,
-        )
-        changes = [entry for entry in entries if isinstance(entry, MembershipChange)]
-        if changes:
-            await self._read_memberships(tx, changes, batch)
-        numbered = number_batch(batch)
-        if numbered.message_rows:
-            await tx.run(self._add_messages, {"messages": _json(numbered.message_rows)})
-        if numbered.event_rows:
-            await tx.run(self._add_events, {"events": _json(numbered.event_rows)})
-        if numbered.left_rows:
-            await tx.run(self._remove_members, {"members": _json(numbered.left_rows)})
-        if numbered.joined_rows:
-            await tx.run(self._add_members, {"members": _json(numbered.joined_rows)})
-        if numbered.changed_rooms:
-            await tx.run(self._advance_rooms, {"heads": _json(rows_of_heads(numbered, batch.heads))})
-        return numbered
-
-    async def _read_heads(
-        self, tx: Transaction, entries: Sequence[Entry]
-    ) -> tuple[dict[str, Head], dict[tuple[str, str], Repeat]]:
-        rooms = list({entry.room_id for entry in entries})
-        keys = [
-            (entry.sender_id, entry.client_message_id)
-            for entry in entries
-            if isinstance(entry, Post) and entry.client_message_id is not None
-        ]
-        row = await tx.row(self._heads, {"rooms": _json(rooms), "keys": _json(keys)})
-        assert row is not None
-        heads = _heads(row[0])
-        repeats = {(sender, key): Repeat(*repeat) for sender, key, *repeat in parse_json(row[1])}
-        return heads, repeats
-
-    async def _read_memberships(self, tx: Transaction, changes: Sequence[MembershipChange], batch: Batch) -> None:
-        keys = list({(change.room_id, change.user_id) for change in changes})
-        row = await tx.row(self._memberships, {"keys": _json(keys)})
-        assert row is not None
-        found = parse_json(row[0])
-        batch.roles = {(room_id, user_id): role for room_id, user_id, role, _ in found}
-        batch.banned = frozenset(
-            (room_id, user_id) for room_id, user_id, _, banned_at in found if banned_at is not None
-        )
-
-
-def _heads(found: str) -> dict[str, Head]:
-    return {room_id: Head(*head) for room_id, *head in parse_json(found)}
-
-
-def _json(rows: object) -> str:
-    return encode_json(rows).decode()
 
 
 @asynccontextmanager

@@ -15,6 +15,9 @@ CREATE INDEX messages_pinned ON messages (room_id, pinned_at) WHERE pinned_at IS
 -- nothing of a message that was deleted is left in here.
 ALTER TABLE room_events ADD COLUMN message_id TEXT;
 
+-- The newest seq at which somebody lost the right to send: what was read of members before that is not true any more.
+ALTER TABLE rooms ADD COLUMN standing_seq BIGINT NOT NULL DEFAULT 0;
+
 -- When a member last sent a message; kept up in rooms with a slow mode only.
 ALTER TABLE room_members ADD COLUMN posted_at BIGINT;
 

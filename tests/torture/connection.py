@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -113,15 +113,15 @@ class Connection:
 @asynccontextmanager
 async def open_connection(port: int, *, receive_buffer: int = 0) -> AsyncIterator[Connection | None]:
     """A connection to the daemon, or none while nobody answers there; the kernel keeps `receive_buffer` bytes or so."""
-    stream = answer = None
-    with trio.move_on_after(UPGRADE_S), suppress(OSError, trio.BrokenResourceError, AssertionError):
-        stream = await _open_stream(port, receive_buffer)
-        await stream.send_all(upgrade_request(f"127.0.0.1:{port}"))
-        answer = await read_head(stream)
-    if stream is None:
-        yield None
-        return
-    async with stream:
+    async with AsyncExitStack() as stack:
+        stream = answer = None
+        with trio.move_on_after(UPGRADE_S), suppress(OSError, trio.BrokenResourceError, AssertionError):
+            stream = await stack.enter_async_context(await _open_stream(port, receive_buffer))
+            await stream.send_all(upgrade_request(f"127.0.0.1:{port}"))
+            answer = await read_head(stream)
+        if stream is None:
+            yield None
+            return
         is_open = answer is not None and answer.status == 101
         yield Connection(stream, answer.rest, port=port) if answer is not None and is_open else None
 

@@ -21,6 +21,7 @@ from chatd.__main__ import main
 from chatd.bus.hub import Hub
 from chatd.bus.room import ActiveRoom, frame_of
 from chatd.chat import catchup
+from chatd.store.batches import Batches
 from chatd.store.journal import Journal
 from tests.daemon import Program
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from chatd.bus.room import Receiver
     from chatd.chat.context import Chat
     from chatd.chat.session import CatchUp, Session
+    from chatd.store.acts import Act
     from chatd.store.database import Transaction
     from chatd.store.entries import Entry, Head, Numbered, Outcome, Repeat
 
@@ -48,22 +50,28 @@ ALTER TABLE copies RENAME TO messages;
 
 def acknowledge_early() -> None:
     """Acknowledge before the commit."""
-    store = Journal._store
+    store, init = Batches._store, Journal.__init__
+    journals: dict[Batches, Journal] = {}
 
-    async def store_late(journal: Journal, tx: Transaction, entries: Sequence[Entry]) -> Numbered:
-        numbered = await store(journal, tx, entries)
+    def init_and_remember(journal: Journal, *args: Any, **options: Any) -> None:
+        init(journal, *args, **options)
+        journals[journal._batches] = journal
+
+    async def store_late(batches: Batches, tx: Transaction, entries: Sequence[Entry | Act], now_ms: int) -> Numbered:
+        numbered = await store(batches, tx, entries, now_ms)
 
         def tell() -> None:
             for entry, outcome in zip(entries, numbered.outcomes, strict=True):
                 entry.settle(outcome)
                 entry.settle = _ignore
-            journal._after_batch()
+            journals[batches]._after_batch()
 
         trio.from_thread.run_sync(tell)
         time.sleep(EARLY_S)  # noqa: ASYNC251 - a transaction has a thread of its own, where nothing may suspend
         return numbered
 
-    _replace(Journal, "_store", store_late)
+    _replace(Journal, "__init__", init_and_remember)
+    _replace(Batches, "_store", store_late)
 
 
 def _ignore(_: Outcome) -> None:
@@ -119,15 +127,15 @@ def repeat_at_hand_over() -> None:
 
 def forget_keys() -> None:
     """Leave out the unique key of messages and the look for it."""
-    read_heads = Journal._read_heads
+    read_heads = Batches._read_heads
 
     async def read_no_keys(
-        journal: Journal, tx: Transaction, entries: Sequence[Entry]
+        batches: Batches, tx: Transaction, entries: Sequence[Entry | Act]
     ) -> tuple[dict[str, Head], dict[tuple[str, str], Repeat]]:
-        heads, _ = await read_heads(journal, tx, entries)
+        heads, _ = await read_heads(batches, tx, entries)
         return heads, {}
 
-    _replace(Journal, "_read_heads", read_no_keys)
+    _replace(Batches, "_read_heads", read_no_keys)
     database = Path(os.environ["CHATD_SERVER_DATA_DIR"], "chatd.db")
     if not database.exists():
         main(["migrate", "up", "--config", os.devnull])
