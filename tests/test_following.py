@@ -189,6 +189,43 @@ async def test_a_resume_goes_on_across_a_leaving_and_joining_of_another_device(
     assert seqs == [*range(1, LOUD + 4), LOUD + 3]
 
 
+async def test_a_joining_that_meets_a_following_comes_behind_all_that_is_on_its_way(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with open_door(tmp_path, mock_clock, WEBSOCKET_OUTBOX_BYTES="400000", MESSAGES_TAIL="0") as door:
+        owner_id, _, owner_token = await door.sign_up("owner")
+        slow_id, _, slow_token = await door.sign_up("slow")
+        loud = await make_room(door, owner_id, slow_id)
+        joined = await make_room(door, owner_id, slow_id)
+        async with (
+            door.connect(owner_token) as (owner, _),
+            door.connect(slow_token, receive_buffer=4096) as (slow, stuck),
+            trio.open_nursery() as nursery,
+        ):
+            session = stuck.session
+            while session.outbox.waiting_bytes < 250_000:
+                await say(owner, loud, "x" * 9000)
+            # As if another device had joined before the first message, and this one hears of it only now.
+            session.rooms.pop(joined)
+            door.chat.hub.unlisten(session, [joined])
+            for _ in range(LOUD):
+                await say(owner, joined, "x" * 9000)
+            session.following[joined] = 0
+            nursery.start_soon(follow, door.chat, session, joined)
+            while joined not in session.catching_up:
+                await trio.lowlevel.checkpoint()
+            told: list[dict[str, Any]] = []
+            while session.catching_up[joined].position == 0:
+                told.append(await slow.receive_json())
+            await slow.send(message(type="join_room", roomId=joined))
+            while not told or told[-1]["type"] != "room_history":
+                told.append(await slow.receive_json())
+            await say(owner, joined, "live")
+            told.append(await slow.receive_json())
+    followed = [each.get("message", each) for each in told if each["type"] != "authenticated"]
+    assert [each["seq"] for each in followed if each["roomId"] == joined] == [*range(1, LOUD + 1), LOUD, LOUD + 1]
+
+
 # A node that is behind: other nodes have told what it has not heard yet
 
 

@@ -304,8 +304,6 @@ class Device:
     waiting: dict[str, Request] = field(default_factory=dict)
     #: Rooms that it joined by itself and has not left by itself since.
     joined: set[str] = field(default_factory=set)
-    #: Where the last history of a joining ended that came while the room was heard.
-    told_up_to: dict[str, int] = field(default_factory=dict)
     codes: list[int] = field(default_factory=list)
     bodies: dict[tuple[str, int], bytes] = field(default_factory=dict)
     pace: int | None = None
@@ -424,7 +422,7 @@ class Device:
             request = next((asked for asked in self.replays(room_id) if seq == asked.after + 1), None)
             if request is not None and not request.has_begun:
                 request.has_begun = True
-            elif seq != self.told_up_to.pop(room_id, seq) + 1:
+            else:
                 # The first one of a later stay: its own leaving need not have been heard.
                 assert seq > known, f"{seq} of {room_id} comes after {known}"
                 assert self.truth.has_left_between(room_id, known, seq), f"{seq} of {room_id} comes after {known}"
@@ -483,10 +481,10 @@ class Device:
         if request.type != "join_room":
             return
         self.joined.add(room_id)
-        if room_id in self.live:
-            # A joining that overtakes the following of another one goes on behind its history.
-            self.told_up_to[room_id] = told["seq"]
-        else:
+        known = self.positions.get(room_id, -1) if room_id in self.live else -1
+        if known < told["seq"]:
+            # Of an earlier stay it need not have heard the leaving; otherwise a history tells nothing that is to come.
+            assert known < 0 or self.truth.has_left_between(room_id, known, told["seq"]), f"a hole behind {known}"
             self.positions[room_id] = told["seq"]
             self.live.add(room_id)
 
@@ -496,8 +494,8 @@ class Device:
         for room_id in ROOMS:
             if self.truth.is_member(room_id):
                 assert room_id in self.live, f"device {self.number} is a member and hears nothing of {room_id}"
-                heard = max(self.positions[room_id], self.told_up_to.get(room_id, 0))
-                assert heard == self.truth.last_seq(room_id), f"device {self.number} lacks the end of {room_id}"
+                heard, last_seq = self.positions[room_id], self.truth.last_seq(room_id)
+                assert heard == last_seq, f"device {self.number} lacks the end of {room_id}"
 
 
 class Connection:
@@ -538,7 +536,6 @@ class Connection:
         self.device.waiting.clear()
         self.device.live.clear()
         self.device.joined.clear()
-        self.device.told_up_to.clear()
 
     def end(self, code: int, reason: str, *, drop: bool = False) -> None:
         if not self._ended.is_set():

@@ -52,14 +52,20 @@ async def hear_room(chat: Chat, session: Session, message: JoinRoom) -> None:
     if message.after_seq is not None:
         await resume_room(chat, session, room_id, message.after_seq, message.id)
         return
-    room = await chat.hub.read_own(room_id)
-    if room is None or room_id not in session.rooms:
-        raise _no_such_room()
-    seq = room.position
-    page = await newest_page(chat, room, message.limit or chat.options.messages.history)
-    await session.line.wait_for_space()
-    if room_id not in session.rooms:
-        raise _no_such_room()
+    while True:
+        while (following := session.catching_up.get(room_id)) is not None:
+            # It follows a joining made elsewhere: what is on its way from there comes before the history.
+            await catch_up(chat, session, room_id, following.position)
+        room = await chat.hub.read_own(room_id)
+        if room is None or room_id not in session.rooms:
+            raise _no_such_room()
+        seq = room.position
+        page = await newest_page(chat, room, message.limit or chat.options.messages.history)
+        await session.line.wait_for_space()
+        if room_id not in session.rooms:
+            raise _no_such_room()
+        if room_id not in session.catching_up:
+            break
     chat.hub.send_backlog(room_id)
     session.send(room_history(room, seq, page, message.id))
     if not chat.hub.is_heard_by(session, room_id):
