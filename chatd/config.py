@@ -233,6 +233,8 @@ class MessageOptions(Struct, frozen=True, kw_only=True):
     tail: Annotated[int, Meta(ge=0, le=10_000)] = 100
     html: Literal["strip", "keep", "escape"] = "strip"
     word_filter: tuple[str, ...] = ()
+    word_filter_file: str = ""
+    word_filter_action: Literal["mask", "refuse"] = "mask"
     link_previews: bool = False
 
 

@@ -26,6 +26,7 @@ from chatd.bus.port import Event, Notice
 from chatd.chat.context import Chat, Options, flush, rates_of
 from chatd.chat.routes import answer
 from chatd.chat.sessions import Sessions
+from chatd.chat.word_filter import read_word_filter
 from chatd.clock import Clock, wall_clock_ms
 from chatd.collector import Collector
 from chatd.config import Config, Secret
@@ -151,6 +152,7 @@ async def open_chat(
             sessions=Sessions(hub, bus, follow=followers.queue, look_again=second_looks.queue),
             tokens=Tokens(secrets.current, secrets.previous or Secret(), access_s=config.auth.access_minutes * 60),
             passwords=Passwords(cost=config.auth.bcrypt_cost, workers=config.auth.bcrypt_workers),
+            word_filter=read_word_filter(config.messages),
             metrics=metrics,
             health=new_health(trio.current_time),
             holding=holding,
@@ -167,6 +169,7 @@ def check_start(config: Config) -> None:
             raise StartFault(
                 f"[{table}] reuse_port: daemons that share a port share their rooms: give [database] url and [bus] url."
             )
+    read_word_filter(config.messages)
     check_signing_secrets(config.auth, config.server.data_path, is_shared=bool(config.database.url))
     check_back_ends(config.server.data_path, config.database, config.bus)
 

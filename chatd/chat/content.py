@@ -1,18 +1,22 @@
-"""What may stand in a message: length, characters, metadata. Both doors check with these functions.
+"""What may stand in a message: length, characters, markup, words, links, metadata. Both doors check with this.
 
-Lengths are in characters (Unicode code points), as people count them.
+Lengths are in characters (Unicode code points), as people count them, and of what was sent. `clean_content` is the way
+of every text that becomes a message's, new or edited.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+from chatd.chat.links import check_links
+from chatd.chat.markup import escape_html, has_html, strip_html
 from chatd.errors import Refusal
 from chatd.records import encode_json
 
 if TYPE_CHECKING:
+    from chatd.chat.context import Chat
     from chatd.config import LimitOptions
 
 #: Control characters but tab, newline and carriage return (C0, DEL, C1).
@@ -21,8 +25,34 @@ _CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
+def clean_content(chat: Chat, content: str, message_type: str) -> str:
+    """The content of a message as it is to be stored. Raises `Refusal`: `bad_message` or `content_too_long`.
+
+    `code` is what it is: neither its markup nor its links mean anything. The word filter goes over everything.
+    """
+    content = check_content(content, chat.options.limits)
+    if message_type != "code":
+        if chat.options.messages.html != "keep" and has_html(content):
+            content = _without_html(content, chat.options.messages.html)
+        check_links(content)
+    return chat.word_filter.apply(content)
+
+
+def _without_html(content: str, what: Literal["strip", "escape"]) -> str:
+    if what == "escape":
+        return escape_html(content)
+    text = strip_html(content)
+    if text is None:
+        raise Refusal("bad_message", "The field `content` hides HTML tags in HTML tags; send it as `code`.")
+    if not text or text.isspace():
+        raise Refusal(
+            "bad_message", "The field `content` has nothing but HTML tags, which are left out; send it as `code`."
+        )
+    return text
+
+
 def check_content(content: str, limits: LimitOptions) -> str:
-    """The content as it is to be stored. Raises `Refusal`: `bad_message` or `content_too_long`."""
+    """The content if its length and characters are good. Raises `Refusal`: `bad_message` or `content_too_long`."""
     if limits.content_characters and len(content) > limits.content_characters:
         raise Refusal(
             "content_too_long",

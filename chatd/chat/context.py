@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from chatd.chat.word_filter import NO_WORDS, WordFilter
 from chatd.errors import Refusal
 from chatd.limits.rates import Rate
 
@@ -109,6 +110,7 @@ class Chat:
     health: Health
     #: Outboxes that hold an acknowledgement until the batch's events have been sent.
     holding: list[Outbox]
+    word_filter: WordFilter = NO_WORDS
 
 
 def flush(holding: list[Outbox]) -> None:

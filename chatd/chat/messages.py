@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from chatd.chat.content import check_client_message_id, check_content, check_metadata, hash_request
+from chatd.chat.content import check_client_message_id, check_metadata, clean_content, hash_request
 from chatd.chat.context import take
+from chatd.chat.links import with_links
 from chatd.chat.permissions import check_may
 from chatd.chat.refusals import send_error
 from chatd.errors import Refusal
@@ -108,7 +109,7 @@ async def prepare(chat: Chat, sender: Sender, draft: SendMessage | Draft, settle
     """Check a message and take it from its sender's budget. Raises `Refusal`; the budget pays only for good ones."""
     limits = chat.options.limits
     check_may(sender.role, "send")
-    content = check_content(draft.content, limits)
+    content = clean_content(chat, draft.content, draft.message_type)
     client_message_id = draft.client_message_id
     if draft.message_type in ("image", "file") or draft.file_id is not None:
         raise Refusal("feature_disabled", "This server does not take files yet; send text or code.")
@@ -116,11 +117,12 @@ async def prepare(chat: Chat, sender: Sender, draft: SendMessage | Draft, settle
     request_hash = None
     if client_message_id is not None:
         check_client_message_id(client_message_id, limits)
-        request_hash = hash_request(draft.room_id, draft.message_type, content, draft.reply_to, metadata)
+        request_hash = hash_request(draft.room_id, draft.message_type, draft.content, draft.reply_to, metadata)
     if draft.reply_to is not None and await chat.messages.seq_of(draft.room_id, draft.reply_to) is None:
         raise Refusal("not_found", "There is no message `replyTo` in this room.")
     detail = f"You may send {limits.messages_per_minute} messages a minute; wait a little."
     await take(chat, "messages:" + sender.user_id, chat.rates.messages, detail)
+    listed = with_links(draft.metadata, content, draft.message_type)
     return Post(
         room_id=draft.room_id,
         sender_id=sender.user_id,
@@ -129,7 +131,7 @@ async def prepare(chat: Chat, sender: Sender, draft: SendMessage | Draft, settle
         content=content,
         settle=settle or _ignore,
         reply_to=draft.reply_to,
-        metadata=metadata,
+        metadata=metadata if listed is draft.metadata else encode_json(listed),
         client_message_id=client_message_id,
         request_hash=request_hash,
     )
