@@ -10,11 +10,14 @@ from typing import Any, Final
 
 import msgspec
 
-from chatd.errors import Refusal
+from chatd.errors import Refusal, bad_fields
 from chatd.protocol import CLIENT_TYPES, MAX_ID_BYTES, ClientMessage
+from chatd.records import encode_json
 
 _decoder: Final[msgspec.json.Decoder[ClientMessage]] = msgspec.json.Decoder(ClientMessage)
 _loose_decoder: Final = msgspec.json.Decoder(dict[str, Any])
+#: A NUL character in JSON text; behind an odd number of backslashes it is these six characters as such.
+_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def decode(text: str) -> ClientMessage:
@@ -26,9 +29,23 @@ def decode(text: str) -> ClientMessage:
         message = _decoder.decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
         raise _explained(error, text) from None
+    if faults := nul_faults(text):
+        request_id = None if "id" in faults else message.id
+        raise BadMessage(bad_fields(faults).detail, request_id=request_id)
     if message.id is not None and len(message.id.encode()) > MAX_ID_BYTES:
         raise BadMessage(f"The field `id` is longer than {MAX_ID_BYTES} bytes.", request_id=None)
     return message
+
+
+def nul_faults(text: str) -> dict[str, str]:
+    """The fields of a JSON object that have a NUL character in them, with the fault: no database is to see one.
+
+    SQLite cuts a text there and PostgreSQL refuses it. It can only come as an escape, whose backslash is not escaped.
+    """
+    if "\\u0000" not in text:
+        return {}
+    fields = _loose_decoder.decode(text).items()
+    return {name: "has a NUL character in it" for name, value in fields if _NUL.search(encode_json(value))}
 
 
 class BadMessage(Refusal):

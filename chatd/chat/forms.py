@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 import msgspec
 from msgspec import Meta
 
-from chatd.decoding import validation_sentence
-from chatd.errors import Refusal
+from chatd.decoding import nul_faults, validation_sentence
+from chatd.errors import Refusal, bad_fields
 from chatd.protocol import ClientMessageId, Id, MessageType
 
 if TYPE_CHECKING:
@@ -85,11 +85,15 @@ class MessageForm(_Form, frozen=True, kw_only=True):
 def read_form(body: bytes, form: type[T]) -> T:
     """A body as a form. Raises `Refusal` (`bad_message`) that names the field."""
     try:
-        return msgspec.json.decode(body, type=form)
+        filled_in = msgspec.json.decode(body, type=form)
+        faults = nul_faults(body.decode())
     except msgspec.ValidationError as error:
         raise Refusal("bad_message", validation_sentence(error, "the body")) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise Refusal("bad_message", f"The body is not JSON ({str(error)[:100]}).") from None
+    if faults:
+        raise bad_fields(faults)
+    return filled_in
 
 
 class PageQuery(NamedTuple):

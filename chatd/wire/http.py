@@ -365,6 +365,8 @@ def _split_target(target: str, method: str) -> tuple[str, Query]:
     except ValueError as exc:
         sentence = f"Path and query must be percent-encoded UTF-8, with at most {MAX_QUERY_FIELDS} parameters."
         raise HttpError(400, "bad_message", sentence) from exc
+    if any("\x00" in text for pair in pairs for text in pair):
+        raise HttpError(400, "bad_message", "The query must not contain an encoded NUL.")
     query = dict(pairs)
     if len(query) != len(pairs):
         raise HttpError(400, "bad_message", "A parameter is given twice: send each one once.")
