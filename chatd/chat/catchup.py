@@ -33,15 +33,16 @@ PAGE_EVENTS: Final = 200
 TAIL_STEP: Final = 20
 
 
-async def catch_up(chat: Chat, session: Session, room_id: str, after: int) -> bool:
+async def catch_up(chat: Chat, session: Session, room_id: str, after: int, *, is_replay: bool = False) -> bool:
     """Send all events behind `after` and go live; False if the session is no member (any more).
 
     `after` is not beyond where the membership is known or this node has come.
     On return with True nothing has run between the last event and going live, so what is put next is in order. A later
-    call for the same room takes over from an earlier one, which then returns False. When the store is out the
-    connection is ended, for it would hear nothing of the room and not know; it can resume.
+    call for the same room takes over from an earlier one, which then returns False. A replay, which is asked for, goes
+    on where its user has left and joined again before it noticed. When the store is out the connection is ended, for it
+    would hear nothing of the room and not know; it can resume.
     """
-    mine = session.catching_up[room_id] = CatchUp(after)
+    mine = session.catching_up[room_id] = CatchUp(after, is_replay=is_replay)
     try:
         return await _page_through(chat, session, room_id, mine)
     except Refusal:
@@ -172,8 +173,9 @@ async def follow(chat: Chat, session: Session, room_id: str) -> None:
         after = session.following.pop(room_id, None)
         if after is not None and row is not None and row.role is not None and row.joined_seq is not None:
             session.enter(room_id, row.role, row.last_seq)
-            # A catch-up that has not noticed the leaving goes on across it: who asked for that one is answered.
-            if not chat.hub.is_heard_by(session, room_id) and room_id not in session.catching_up:
+            earlier = session.catching_up.get(room_id)
+            goes_on = earlier is not None and earlier.is_replay
+            if not goes_on and not chat.hub.is_heard_by(session, room_id):
                 # What it was sent in its last stay comes before what it is sent now.
                 chat.hub.send_backlog(room_id)
                 after = max(after, session.heard.get(room_id, 0), row.joined_seq - 1)
@@ -195,7 +197,7 @@ async def resume_room(chat: Chat, session: Session, room_id: str, after: int, re
     oldest = max(0, room.position - chat.options.resume.max_events)
     if after > room.position or after < oldest:
         resync(chat, session, room_id, "too_old" if after < oldest else "epoch_changed", request_id)
-    elif await catch_up(chat, session, room_id, after) and (room := chat.hub.room(room_id)) is not None:
+    elif await catch_up(chat, session, room_id, after, is_replay=True) and (room := chat.hub.room(room_id)) is not None:
         session.send(CaughtUp(id=request_id, room_id=room_id, seq=room.position))
     else:
         session.send(Resync(id=request_id, room_id=room_id, oldest_seq=0, seq=0, reason="not_a_member"))

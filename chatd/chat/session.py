@@ -46,12 +46,16 @@ class Membership(NamedTuple):
 
 
 class CatchUp:
-    """Missed events of a room on their way to a session: the seq up to which they have been sent."""
+    """Missed events of a room on their way to a session: the seq up to which they have been sent.
 
-    __slots__ = ("position",)
+    A replay has been asked for; the others follow a joining.
+    """
 
-    def __init__(self, position: int) -> None:
+    __slots__ = ("is_replay", "position")
+
+    def __init__(self, position: int, *, is_replay: bool) -> None:
         self.position = position
+        self.is_replay = is_replay
 
 
 def _nothing(*_: object) -> None:
