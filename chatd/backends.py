@@ -73,12 +73,17 @@ async def open_back_ends(
 
 
 @asynccontextmanager
-async def open_database(data_path: Path, options: DatabaseOptions) -> AsyncIterator[tuple[Database, Queries]]:
-    """The database of the configuration alone, made if it is embedded and not there. Raises `StartFault`."""
+async def open_database(
+    data_path: Path, options: DatabaseOptions, *, pause_s: float = 0.0
+) -> AsyncIterator[tuple[Database, Queries]]:
+    """The database of the configuration alone, made if it is embedded and not there. Raises `StartFault`.
+
+    `pause_s` is for work that only reads: how long it may do something else between its statements.
+    """
     async with AsyncExitStack() as stack:
         if options.url:
             await stack.enter_async_context(_open_loop())
-        database = await stack.enter_async_context(_open_database(data_path, options))
+        database = await stack.enter_async_context(_open_database(data_path, options, pause_s=pause_s))
         yield database, Queries(database.dialect)
 
 
@@ -89,23 +94,24 @@ def _open_loop() -> AbstractAsyncContextManager[object]:
 
 
 @asynccontextmanager
-async def _open_database(data_path: Path, options: DatabaseOptions) -> AsyncIterator[Database]:
+async def _open_database(data_path: Path, options: DatabaseOptions, *, pause_s: float = 0.0) -> AsyncIterator[Database]:
     async with AsyncExitStack() as stack:
         try:
             database = await stack.enter_async_context(
-                _open_postgres(options) if options.url else _open_embedded(data_path, options)
+                _open_postgres(options, pause_s=pause_s) if options.url else _open_embedded(data_path, options)
             )
         except Unavailable as error:
             raise StartFault(error.detail) from error
         yield database
 
 
-def _open_postgres(options: DatabaseOptions) -> AbstractAsyncContextManager[Database]:
+def _open_postgres(options: DatabaseOptions, *, pause_s: float) -> AbstractAsyncContextManager[Database]:
     from chatd.store.postgres import open_postgres  # noqa: PLC0415 - not on the embedded back ends
 
     return open_postgres(
-        options.url.reveal(), pool_min=options.pool_min, pool_max=options.pool_max, timeout_s=options.timeout_s
-    )
+        options.url.reveal(), pool_min=options.pool_min, pool_max=options.pool_max, timeout_s=options.timeout_s,
+        pause_s=pause_s,
+    )  # fmt: skip
 
 
 def _open_embedded(data_path: Path, options: DatabaseOptions) -> AbstractAsyncContextManager[Database]:

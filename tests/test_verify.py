@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from contextlib import closing
 from functools import partial
 from itertools import count
@@ -18,11 +19,14 @@ from chatd.client import open_client
 from chatd.config import DatabaseOptions, Secret
 from chatd.configfile import load_config
 from chatd.protocol import NewMessage
+from chatd.records import encode_json
+from chatd.store.postgres import IDLE_IN_TRANSACTION_MS
 from chatd.verify import truth
 from chatd.verify.bits import Bits
 from chatd.verify.exports import ExportFault
 from chatd.verify.findings import MAX_KEPT, Fault, Findings, Witness
 from chatd.verify.log import Head, Line, LogFault, read_log
+from chatd.verify.soundness import RoomNumbers
 from chatd.verify.stays import Rules
 from chatd.verify.verification import export, find_logs, verify
 from tests import client_storm
@@ -30,7 +34,7 @@ from tests.daemon import ON_BOTH_BACK_ENDS, environment, open_daemon
 from tests.shell import Shell, contents, run_process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
@@ -153,6 +157,47 @@ async def test_what_goes_on_while_it_is_checked_is_no_fault(tmp_path: Path) -> N
         nursery.cancel_scope.cancel()
     assert acknowledged == sorted(acknowledged)
     assert acknowledged[0] >= 10
+
+
+@pytest.mark.parametrize("back_ends", ["distributed"], indirect=True)
+async def test_postgres_waits_while_the_checker_or_the_disk_of_an_export_is_held_up(
+    back_ends: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For longer than a daemon may pause in its transaction, and than one call may take."""
+    config = load_config(None, environment(tmp_path / "data"))
+    monkeypatch.setattr("chatd.store.inspection.PAGE_ROWS", 5)
+    monkeypatch.setattr("chatd.verify.verification.TIMEOUT_S", 1.5)
+    held_up: list[str] = []
+
+    def hold_up(who: str) -> None:
+        if who not in held_up:
+            held_up.append(who)
+            time.sleep(max(1.5, IDLE_IN_TRANSACTION_MS / 1000) + 0.3)
+
+    def see_messages(self: RoomNumbers, numbers: Sequence[tuple[int, str, int]]) -> None:
+        right(self, numbers)
+        hold_up("checker")
+
+    def encode(line: dict[str, object]) -> bytes:
+        if line["row"] == "message":
+            hold_up("export")
+        return encode_json(line)
+
+    right = RoomNumbers.see_messages
+    monkeypatch.setattr(RoomNumbers, "see_messages", see_messages)
+    monkeypatch.setattr("chatd.verify.exports.encode_json", encode)
+    (tmp_path / "logs").mkdir()
+    async with open_daemon(tmp_path / "data") as daemon:
+        await live(daemon, tmp_path / "logs")
+        findings = Findings()
+        logs = find_logs([tmp_path / "logs"])
+        await verify(logs, config.database, Rules(), data_path=tmp_path / "data", findings=findings)
+        assert findings.faults == []
+        exported = tmp_path / "export.ndjson"
+        await export(config.database, exported, data_path=tmp_path / "data")
+    assert held_up == ["checker", "export"]
+    monkeypatch.undo()
+    assert await check(tmp_path, str(exported)) == findings
 
 
 async def test_clients_in_a_storm_wrote_down_that_all_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

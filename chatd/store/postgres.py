@@ -89,11 +89,12 @@ class PostgresDatabase:
 
     dialect: Dialect = "postgres"
 
-    def __init__(self, url: str, *, pool_min: int, pool_max: int, timeout_s: float) -> None:
+    def __init__(self, url: str, *, pool_min: int, pool_max: int, timeout_s: float, pause_s: float = 0.0) -> None:
         self._url = url
         self._pool_min = pool_min
         self._pool_max = pool_max
         self._timeout_s = timeout_s
+        self._pause_s = pause_s
         self._turns = trio.CapacityLimiter(pool_max)
         # Reading takes all connections but one, so that no commit waits for it whatever is asked.
         self._readers = trio.CapacityLimiter(max(pool_max - 1, 1))
@@ -158,7 +159,7 @@ class PostgresDatabase:
         connection = None
         try:
             async with self._hold(pool) as connection:
-                self._deadlines[connection] = trio.current_time() + self._timeout_s
+                self._deadlines[connection] = trio.current_time() + self._timeout_s + self._pause_s
                 try:
                     return await unit(connection)
                 finally:
@@ -209,6 +210,7 @@ class PostgresDatabase:
 
     async def _connect(self) -> Any:
         """A pool that is connected. Raises `Unavailable`. Waits for its end: cancelled asyncpg loses connections."""
+        pause_ms = int(self._pause_s * 1000)
         statement_ms, lock_ms = (int(self._timeout_s * 1000 * share) for share in (STATEMENT_SHARE, LOCK_SHARE))
         pool = triopg.create_pool(
             self._url,
@@ -223,8 +225,8 @@ class PostgresDatabase:
             timeout=self._timeout_s * CONNECT_SHARE,
             server_settings={
                 "application_name": "chatd",
-                "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS),
-                "statement_timeout": str(statement_ms),
+                "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS + pause_ms),
+                "statement_timeout": str(statement_ms + pause_ms),
                 "lock_timeout": str(lock_ms),
                 # our statements take less time than compiling them
                 "jit": "off",
@@ -372,12 +374,15 @@ def _reason(error: Exception) -> str:
 
 
 @asynccontextmanager
-async def open_postgres(url: str, *, pool_min: int, pool_max: int, timeout_s: float) -> AsyncIterator[PostgresDatabase]:
+async def open_postgres(
+    url: str, *, pool_min: int, pool_max: int, timeout_s: float, pause_s: float = 0.0
+) -> AsyncIterator[PostgresDatabase]:
     """The database at `url`, whose pool is cut at the end. Raises `Unavailable` if it cannot be used now.
 
-    A call takes `timeout_s` at most from when it has a connection, and waits no longer for one.
+    A call takes `timeout_s` at most from when it has a connection, and waits no longer for one. Reads that hold up
+    nobody may do something else for `pause_s` beside; a daemon's work is given up at once, for it may hold locks.
     """
-    database = PostgresDatabase(url, pool_min=pool_min, pool_max=pool_max, timeout_s=timeout_s)
+    database = PostgresDatabase(url, pool_min=pool_min, pool_max=pool_max, timeout_s=timeout_s, pause_s=pause_s)
     database._pool = await database._connect()
     try:
         async with trio.open_nursery() as nursery:

@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from chatd.verify.findings import Findings
     from chatd.verify.stays import Rules
 
-#: Seconds that PostgreSQL may take over the numbers of one room.
+#: Seconds that PostgreSQL may take over the numbers of one room, and those for which this process may be held up
+#: meanwhile, by the disk that an export goes to, say. It holds no locks.
 TIMEOUT_S: Final = 60.0
+PAUSE_S: Final = 3600.0
 POSTGRES: Final = ("postgres://", "postgresql://")
 SQLITE_START: Final = b"SQLite format 3\0"
 
@@ -82,7 +84,7 @@ async def open_evidence(source: str | DatabaseOptions, data_path: Path) -> Async
         else:
             url = Secret(source) if isinstance(source, str) else source.url
             options = DatabaseOptions(url=url, pool_min=1, pool_max=2, timeout_s=TIMEOUT_S)
-            database, _ = await stack.enter_async_context(open_database(data_path, options))
+            database, _ = await stack.enter_async_context(open_database(data_path, options, pause_s=PAUSE_S))
         queries = Queries(database.dialect)
         state = await read_state(database, queries, read_migrations(database.dialect))
         if not state.landed:

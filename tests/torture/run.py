@@ -304,7 +304,7 @@ async def torture(
             await run.suffer(nemesis, kinds, seconds)
             await run.settle()
             nursery.cancel_scope.cancel()
-        # What clients wrote down lasts to the end: to look through it for garbage takes longer than the database waits.
+        # What clients wrote down lasts to the end: to look through it for garbage again and again finds nothing.
         gc.freeze()
         for node in cluster.nodes:
             (folder / f"{node.name}.log").write_bytes(node.raw_log + node.daemon.raw_log)
