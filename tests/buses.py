@@ -21,7 +21,7 @@ from tests.servers import shared_redis
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from chatd.bus.port import Bus, Event, Notice, Seconds
+    from chatd.bus.port import Broadcast, Bus, Event, Notice, Seconds
 
 
 class Ticker:
@@ -52,6 +52,10 @@ class RecordingEars:
         #: How many events came at once, each time.
         self.together: list[int] = []
         self.signals: list[tuple[str, bytes, str]] = []
+        #: The kinds of those signals that have one.
+        self.kinds: list[str] = []
+        self.broadcasts: list[Broadcast] = []
+        self.online: list[str] = []
         self.notices: list[Notice] = []
         self.losses = 0
         self.returns = 0
@@ -62,8 +66,17 @@ class RecordingEars:
         self.together.append(len(events))
         self._has_heard.set()
 
-    def hear_signal(self, room_id: str, body: bytes, about: str) -> None:
+    def hear_signal(self, room_id: str, body: bytes, about: str, kind: str = "") -> None:
         self.signals.append((room_id, body, about))
+        self.kinds += [kind] if kind else []
+        self._has_heard.set()
+
+    def hear_broadcasts(self, broadcasts: Sequence[Broadcast]) -> None:
+        self.broadcasts.extend(broadcasts)
+        self._has_heard.set()
+
+    def hear_online(self, user_ids: Sequence[str]) -> None:
+        self.online.extend(user_ids)
         self._has_heard.set()
 
     def hear_notice(self, notice: Notice) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd.bus.local import LocalBus
-from chatd.bus.port import Event, Notice
+from chatd.bus.port import Broadcast, Event, Notice
 from chatd.limits.rates import Rate
 from tests.buses import Ticker
 
@@ -29,6 +29,12 @@ async def hear_out(bus: Bus, ears: RecordingEars) -> None:
     """Wait until everything that was published before has been heard, if it is to be heard at all."""
     bus.announce(LAST)
     await ears.wait_until(lambda: LAST in ears.notices)
+
+
+async def claim(bus: Bus) -> list[str]:
+    """Who is claimed once everything that was said before is known."""
+    await bus.devices(["anybody"])
+    return list(await bus.claim_offline())
 
 
 async def test_events_of_a_subscribed_room_are_heard_whole_and_in_order(bus: Bus, ears: RecordingEars) -> None:
@@ -80,6 +86,24 @@ async def test_a_signal_says_whom_it_is_about(bus: Bus, ears: RecordingEars) -> 
     assert ears.signals == [("a", b'{"type":"user_typing"}', "ada")]
 
 
+async def test_a_signal_of_a_kind_says_so(bus: Bus, ears: RecordingEars) -> None:
+    await bus.subscribe(["a"])
+    bus.signal("a", b"{}", about="ada")
+    bus.signal("a", b"{}", about="ada", kind="typing")
+    await ears.wait_until(lambda: len(ears.signals) == 2)
+    assert ears.kinds == ["typing"]
+
+
+async def test_a_broadcast_is_heard_everywhere_and_says_for_whom_it_is(bus: Bus, ears: RecordingEars) -> None:
+    broadcasts = [Broadcast(["a", "b"], b'{"to":"all"}'), Broadcast(["c"], '{"naïve":"😀"}'.encode(), "ada")]
+    bus.broadcast(broadcasts)
+    await ears.wait_until(lambda: ears.broadcasts)
+    assert ears.broadcasts == broadcasts
+    bus.broadcast([])
+    await hear_out(bus, ears)
+    assert ears.broadcasts == broadcasts
+
+
 async def test_a_notice_is_heard_with_all_that_it_says(bus: Bus, ears: RecordingEars) -> None:
     notices = [
         Notice("member_joined", "ada", room_id="a", seq=7),
@@ -102,6 +126,79 @@ async def test_devices_are_counted_by_user(bus: Bus) -> None:
     bus.departed("bob")
     assert dict(await bus.devices(["ada", "bob"])) == {"ada": 1}
     assert dict(await bus.devices([])) == {}
+
+
+async def test_a_user_is_online_from_the_first_device_that_appeared(bus: Bus, ears: RecordingEars) -> None:
+    bus.arrived("ada")
+    assert dict(await bus.online(["ada", "bob"])) == {}
+    bus.appeared("ada")
+    await ears.wait_until(lambda: ears.online)
+    bus.arrived("ada")
+    bus.appeared("ada")
+    assert dict(await bus.online(["ada", "bob"])) == {"ada": 2}
+    bus.departed("ada")
+    assert await claim(bus) == []
+    assert dict(await bus.online(["ada"])) == {"ada": 1}
+    await hear_out(bus, ears)
+    assert ears.online == ["ada"]
+
+
+async def test_the_last_device_leaves_a_grace_behind_in_which_nobody_hears_of_a_return(
+    bus: Bus, ears: RecordingEars
+) -> None:
+    for _ in range(3):
+        bus.arrived("ada")
+        bus.appeared("ada")
+        await ears.wait_until(lambda: ears.online)
+        bus.departed("ada", grace_s=1000)
+        assert dict(await bus.devices(["ada"])) == {}
+        assert dict(await bus.online(["ada"])) == {"ada": 0}
+        assert await claim(bus) == []
+    await hear_out(bus, ears)
+    assert ears.online == ["ada"]
+
+
+async def test_who_is_offline_when_the_grace_is_over_is_claimed_once(bus: Bus, ears: RecordingEars) -> None:
+    for user_id in ("ada", "bob"):
+        bus.arrived(user_id)
+        bus.appeared(user_id)
+    await ears.wait_until(lambda: len(ears.online) == 2)
+    bus.departed("ada", grace_s=0)
+    assert await claim(bus) == ["ada"]
+    assert await claim(bus) == []
+    assert dict(await bus.online(["ada", "bob"])) == {"bob": 1}
+    # And is news again.
+    bus.arrived("ada")
+    bus.appeared("ada")
+    await ears.wait_until(lambda: ears.online.count("ada") == 2)
+
+
+async def test_a_device_that_never_appeared_is_nobody_s_business(bus: Bus, ears: RecordingEars) -> None:
+    bus.arrived("ada")
+    bus.departed("ada")
+    assert await claim(bus) == []
+    bus.arrived("bob")
+    bus.appeared("bob")
+    await ears.wait_until(lambda: ears.online)
+    bus.departed("bob", grace_s=1000)
+    # Not even where the user is seen online still.
+    bus.arrived("bob")
+    bus.departed("bob", grace_s=0)
+    assert await claim(bus) == []
+    assert dict(await bus.online(["bob"])) == {"bob": 0}
+    assert ears.online == ["bob"]
+
+
+async def test_many_who_go_at_once_are_all_claimed(bus: Bus) -> None:
+    users = [f"user {number}" for number in range(1700)]
+    for user_id in users:
+        bus.arrived(user_id)
+        bus.appeared(user_id)
+    assert len(await bus.online(users)) == 1700
+    for user_id in users:
+        bus.departed(user_id)
+    assert sorted(await claim(bus)) == sorted(users)
+    assert dict(await bus.online(users)) == {}
 
 
 async def test_a_budget_gives_its_burst_then_says_how_long_to_wait_and_keeps_its_word(bus: Bus, ticker: Ticker) -> None:
@@ -182,7 +279,7 @@ async def test_budgets_that_are_full_again_are_forgotten_and_the_others_are_not(
     assert await bus.take("early 0", rate) == 0
 
 
-@pytest.mark.parametrize("method", ["publish", "announce", "signal"])
+@pytest.mark.parametrize("method", ["publish", "announce", "broadcast", "appeared", "signal"])
 async def test_without_ears_nothing_is_heard_and_nothing_breaks(method: str) -> None:
     bus = LocalBus(Ticker())
     await bus.subscribe(["a"])
@@ -191,5 +288,9 @@ async def test_without_ears_nothing_is_heard_and_nothing_breaks(method: str) -> 
             bus.publish(events("a", 1))
         case "announce":
             bus.announce(LAST)
+        case "broadcast":
+            bus.broadcast([Broadcast(["a"], b"{}")])
+        case "appeared":
+            bus.appeared("ada")
         case _:
             bus.signal("a", b"{}", about="ada")

@@ -372,7 +372,7 @@ class _Overhearing:
 
     def __init__(self, hub: Hub, heard: list[Any]) -> None:
         self._heard = heard
-        self.hear_signal: Callable[[str, bytes, str], None] = hub.hear_signal
+        self.hear_signal, self.hear_broadcasts, self.hear_online = hub.hear_signal, hub.hear_broadcasts, hub.hear_online
         self.hear_notice: Callable[[Notice], None] = hub.hear_notice
         self.hear_loss, self.hear_return = hub.hear_loss, hub.hear_return
         self._hub = hub

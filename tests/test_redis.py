@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 ROOMS = [f"room{number}" for number in range(1200)]
 REVOKED = Notice("session_revoked", "ada", session_id="s")
 TIMEOUT_S = 0.5
-SHARING = ("writing devices", "counting devices", "signs of life")
+SHARING = ("writing devices", "counting devices", "signs of life", "finding who is gone")
 
 
 @pytest.fixture

@@ -12,14 +12,16 @@ from chatd.bus.notices import Notices
 from chatd.bus.payload import (
     Malformed,
     Word,
+    decode_broadcasts,
     decode_events,
     decode_signal,
     decode_word,
+    encode_broadcasts,
     encode_event,
     encode_signal,
     encode_word,
 )
-from chatd.bus.port import Event, Notice
+from chatd.bus.port import Broadcast, Event, Notice
 from chatd.bus.subscriptions import Subscriptions
 
 ROOMS = st.lists(st.sampled_from("abcd"), max_size=3)
@@ -118,14 +120,30 @@ def test_events_travel_as_they_are(parts: list[tuple[int, str, bytes, str]]) -> 
     assert decode_events("a", b"\n".join(map(encode_event, events))) == events
 
 
-@given(BODIES, TEXTS)
-def test_signals_travel_as_they_are(body: bytes, about: str) -> None:
-    assert decode_signal(encode_signal(body, about)) == (body, about)
+@given(BODIES, TEXTS, TEXTS)
+def test_signals_travel_as_they_are(body: bytes, about: str, kind: str) -> None:
+    assert decode_signal(encode_signal(body, about, kind)) == (body, about, kind)
+
+
+ROOM_IDS = st.lists(st.text("abc-1", min_size=1, max_size=5), min_size=1, max_size=3)
+
+
+@given(st.lists(st.builds(Broadcast, ROOM_IDS, BODIES, TEXTS), min_size=1, max_size=5))
+def test_broadcasts_travel_as_they_are(broadcasts: list[Broadcast]) -> None:
+    heard = [decode_broadcasts(payload) for payload in encode_broadcasts(broadcasts)]
+    assert [broadcast for some in heard for broadcast in some] == broadcasts
+
+
+def test_broadcasts_that_are_many_travel_in_parts() -> None:
+    broadcasts = [Broadcast(["a"], b"{%b}" % (b"x" * 10_000)) for _ in range(20)]
+    payloads = list(encode_broadcasts(broadcasts))
+    assert 3 <= len(payloads) <= 5
+    assert max(map(len, payloads)) < 70_000
 
 
 @given(st.binary(max_size=100))
 def test_nonsense_is_malformed_and_nothing_worse(payload: bytes) -> None:
-    for decode in (lambda data: decode_events("a", data), decode_signal, decode_word):
+    for decode in (lambda data: decode_events("a", data), decode_signal, decode_broadcasts, decode_word):
         try:
             decode(payload)
         except Malformed:

@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from chatd import telemetry
-from chatd.bus.payload import SIGNAL, decode_events, decode_signal
+from chatd.bus.payload import SIGNAL, decode_broadcasts, decode_events, decode_signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,10 +40,10 @@ class Hearing:
     def payload(self, room_id: str, payload: bytes) -> None:
         """What was published in a room. Raises `Malformed`."""
         if payload.startswith(SIGNAL):
-            body, about = decode_signal(payload)
+            body, about, kind = decode_signal(payload)
             self._deliver()
             if self._ears is not None:
-                self._tell(self._ears.hear_signal, room_id, body, about)
+                self._tell(self._ears.hear_signal, room_id, body, about, kind)
             return
         events = decode_events(room_id, payload)
         if not self._heard:
@@ -56,6 +56,20 @@ class Hearing:
         for notice in notices:
             if self._ears is not None:
                 self._tell(self._ears.hear_notice, notice)
+
+    def broadcasts(self, payload: bytes) -> bool:
+        """What all nodes are told, if it is broadcasts; whether it was. Raises `Malformed`."""
+        if not payload.startswith(SIGNAL):
+            return False
+        broadcasts = decode_broadcasts(payload)
+        self._deliver()
+        if self._ears is not None:
+            self._tell(self._ears.hear_broadcasts, broadcasts)
+        return True
+
+    def online(self, user_ids: Sequence[str]) -> None:
+        if self._ears is not None:
+            self._tell(self._ears.hear_online, user_ids)
 
     def loss(self) -> None:
         if self._ears is not None:

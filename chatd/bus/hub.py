@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from chatd import telemetry
-from chatd.bus.port import Bus, Event, Notice
+from chatd.bus.broadcasts import Broadcasts
+from chatd.bus.port import Broadcast, Bus, Event, Notice
 from chatd.bus.repairs import FILLERS, Repairs
 from chatd.bus.room import ActiveRoom, Receiver, blocks, frame_of
 from chatd.errors import Refusal
@@ -35,6 +36,8 @@ MEMBERSHIP: Final = frozenset({"user_joined", "user_left"})
 OnNotice = Callable[[Notice], None]
 OnMembership = Callable[[Event], None]
 OnReturn = Callable[[], None]
+OnSignal = Callable[[str, bytes, str, str], None]
+OnOnline = Callable[[Sequence[str]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +71,16 @@ class Hub:
         self._last_seqs: Loader[str, int]
         self._backlogged: dict[str, ActiveRoom] = {}
         self._backlog_arrived = trio.Event()
+        self._broadcasts = Broadcasts(self._rooms)
         self.deliveries = 0
         #: Called for every notice heard, for every event by which a membership begins or ends, after its delivery,
         #: and when the bus was away, so that notices may have been missed.
         self.on_notice: OnNotice = lambda _: None
         self.on_membership: OnMembership = lambda _: None
         self.on_return: OnReturn = lambda: None
+        #: Called for a signal that has a kind, and with those whom this node is to tell to be online.
+        self.on_signal: OnSignal = lambda _room_id, _body, _about, _kind: None
+        self.on_online: OnOnline = lambda _: None
         bus.attach(self)
 
     # -- what chat asks -------------------------------------------------------------------------------------------
@@ -213,13 +220,21 @@ class Hub:
         for room_id, of_room in by_room.items():
             self._hear_room(room_id, of_room)
 
-    def hear_signal(self, room_id: str, body: bytes, about: str) -> None:
+    def hear_signal(self, room_id: str, body: bytes, about: str, kind: str = "") -> None:
+        if kind:
+            self.on_signal(room_id, body, about, kind)
         room = self._rooms.get(room_id)
         if room is not None:
             frame = text_frame(body)
             for receiver in room.listeners:
                 if receiver.user_id != about:
                     receiver.outbox.put_ephemeral(frame)
+
+    def hear_broadcasts(self, broadcasts: Sequence[Broadcast]) -> None:
+        self._broadcasts.queue(broadcasts)
+
+    def hear_online(self, user_ids: Sequence[str]) -> None:
+        self.on_online(user_ids)
 
     def hear_notice(self, notice: Notice) -> None:
         self.on_notice(notice)
@@ -363,6 +378,7 @@ async def open_hub(
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(hub._serve_backlogs)
+        nursery.start_soon(hub._broadcasts.serve)
         nursery.start_soon(hub._forget_idle)
         nursery.start_soon(hub._repairs.watch)
         for _ in range(FILLERS):

@@ -1,20 +1,20 @@
 """The bus of a single process: what is published is heard at once, on the same stack.
 
 The simple implementation beside which every other is tested. It loses nothing and keeps nothing but the budgets of
-rates (an entry goes when it is full again) and the count of each user's connections.
+rates (an entry goes when it is full again) and the roll of who is there.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
+from chatd.bus.roll import Roll
 from chatd.limits.rates import Rate, spend
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from chatd.bus.port import Ears, Event, Notice, Seconds
+    from chatd.bus.port import Broadcast, Ears, Event, Notice, Seconds
 
 #: Budgets that are full again are looked for each time so many keys have been added.
 _SWEEP_KEYS = 10_000
@@ -53,7 +53,7 @@ class LocalBus:
         self._budgets = Budgets(seconds)
         self._ears: Ears | None = None
         self._rooms: set[str] = set()
-        self._devices: Counter[str] = Counter()
+        self._roll = Roll(seconds)
 
     def attach(self, ears: Ears) -> None:
         self._ears = ears
@@ -64,9 +64,13 @@ class LocalBus:
         if heard and self._ears is not None:
             self._ears.hear_events(heard)
 
-    def signal(self, room_id: str, body: bytes, *, about: str) -> None:
+    def signal(self, room_id: str, body: bytes, *, about: str, kind: str = "") -> None:
         if room_id in self._rooms and self._ears is not None:
-            self._ears.hear_signal(room_id, body, about)
+            self._ears.hear_signal(room_id, body, about, kind)
+
+    def broadcast(self, broadcasts: Sequence[Broadcast]) -> None:
+        if self._ears is not None:
+            self._ears.hear_broadcasts(broadcasts)
 
     def announce(self, notice: Notice) -> None:
         if self._ears is not None:
@@ -82,12 +86,20 @@ class LocalBus:
         return self._budgets.take(key, rate, count=count)
 
     def arrived(self, user_id: str) -> None:
-        self._devices[user_id] += 1
+        self._roll.arrived(user_id)
 
-    def departed(self, user_id: str) -> None:
-        self._devices[user_id] -= 1
-        if self._devices[user_id] <= 0:
-            del self._devices[user_id]
+    def appeared(self, user_id: str) -> None:
+        if self._roll.appeared(user_id) and self._ears is not None:
+            self._ears.hear_online([user_id])
+
+    def departed(self, user_id: str, *, grace_s: float = 0.0) -> None:
+        self._roll.departed(user_id, grace_s)
 
     async def devices(self, user_ids: Sequence[str]) -> Mapping[str, int]:
-        return {user_id: self._devices[user_id] for user_id in user_ids if user_id in self._devices}
+        return self._roll.devices(user_ids)
+
+    async def online(self, user_ids: Sequence[str]) -> Mapping[str, int]:
+        return self._roll.online(user_ids)
+
+    async def claim_offline(self) -> Sequence[str]:
+        return self._roll.take_offline()

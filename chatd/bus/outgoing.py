@@ -158,10 +158,10 @@ class Outgoing:
             if self._add_published(publication):
                 self._growing[channel] = publication
 
-    def publish_signal(self, signal: Publication) -> None:
-        """Send a payload as it is, in its place between the lines of its channel."""
-        self._growing.pop(signal.channel, None)
-        self._add_published(signal)
+    def publish_signal(self, channel: bytes, payload: bytes) -> None:
+        """Send a payload as it is, in its place between the lines of its channel; nobody is told if it is lost."""
+        self._growing.pop(channel, None)
+        self._add_published(Publication(channel, payload))
 
     def publish_word(self, word: Publication) -> None:
         """Send a payload as it is, past the bound if need be, between all that was published before and after it."""

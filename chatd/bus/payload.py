@@ -1,19 +1,25 @@
 r"""What travels between nodes, as bytes.
 
 A commit's events of one room are one payload, a line each: `seq kind subject body`, the body being JSON and therefore
-without a line end. A signal is `~ about body`. What is told to all nodes is one JSON array; fields and kinds that a
-newer node knows and this one does not are passed over. Nothing that is read in here is trusted: another program may
+without a line end. A signal is `~kind about body`. What is told to all nodes is one JSON array; fields and kinds that a
+newer node knows and this one does not are passed over. Broadcasts come on the same channel, a line each: `~about rooms
+body`, the rooms' ids with commas between. Nothing that is read in here is trusted: another program may
 publish on our channels.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args, get_type_hints
 
-from chatd.bus.port import Event, Notice
+from chatd.bus.port import Broadcast, Event, Notice
 from chatd.records import encode_json, parse_json
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
 SIGNAL: Final = b"~"
+#: Broadcasts that are made together travel in parts of this size.
+MAX_BROADCAST_BYTES: Final = 64 * 1024
 _KINDS: Final = frozenset(get_args(get_type_hints(Notice)["kind"]))
 
 
@@ -37,15 +43,41 @@ def decode_events(room_id: str, payload: bytes) -> list[Event]:
         raise Malformed from error
 
 
-def encode_signal(body: bytes, about: str) -> bytes:
-    return b"~ %b %b" % (about.encode(), body)
+def encode_signal(body: bytes, about: str, kind: str) -> bytes:
+    return b"~%b %b %b" % (kind.encode(), about.encode(), body)
 
 
-def decode_signal(payload: bytes) -> tuple[bytes, str]:
-    """The body and whom it is about. Raises `Malformed`."""
+def decode_signal(payload: bytes) -> tuple[bytes, str, str]:
+    """The body, whom it is about, and its kind. Raises `Malformed`."""
     try:
-        _, about, body = payload.split(b" ", 2)
-        return body, str(about, "utf-8")
+        kind, about, body = payload.split(b" ", 2)
+        return body, str(about, "utf-8"), str(kind[1:], "utf-8")
+    except ValueError as error:
+        raise Malformed from error
+
+
+def encode_broadcasts(broadcasts: Iterable[Broadcast]) -> Iterator[bytes]:
+    """Payloads of `MAX_BROADCAST_BYTES` at most, unless a single one is larger."""
+    lines: list[bytes] = []
+    size = 0
+    for about, room_ids, body in ((item.about, item.room_ids, item.body) for item in broadcasts):
+        line = b"~%b %b %b" % (about.encode(), ",".join(room_ids).encode(), body)
+        if lines and size + len(line) > MAX_BROADCAST_BYTES:
+            yield b"\n".join(lines)
+            lines, size = [], 0
+        lines.append(line)
+        size += len(line)
+    if lines:
+        yield b"\n".join(lines)
+
+
+def decode_broadcasts(payload: bytes) -> list[Broadcast]:
+    """Raises `Malformed`."""
+    try:
+        return [
+            Broadcast(str(room_ids, "utf-8").split(","), body, str(about[1:], "utf-8"))
+            for about, room_ids, body in [line.split(b" ", 2) for line in payload.split(b"\n")]
+        ]
     except ValueError as error:
         raise Malformed from error
 

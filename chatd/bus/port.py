@@ -1,4 +1,4 @@
-"""The bus as everybody above it sees it: events of rooms, ephemeral signals, notices to every node, shared counts.
+"""The bus as everybody above it sees it: events of rooms, ephemeral signals, notices to every node, who is there.
 
 An implementation carries what is published on any node to every node that subscribed, in the order of each room, and
 may lose some of it: the hub repairs from the store. `LocalBus` is the simple one, for a single process.
@@ -43,12 +43,24 @@ class Notice(NamedTuple):
     role: str | None = None
 
 
+class Broadcast(NamedTuple):
+    """An ephemeral event for everybody in any of these rooms, each once, but the user `about` (empty: for all)."""
+
+    room_ids: Sequence[str]
+    body: bytes
+    about: str = ""
+
+
 class Ears(Protocol):
     """What a bus calls on its node, on the Trio thread; nothing in here waits."""
 
     def hear_events(self, events: Sequence[Event]) -> None: ...
-    def hear_signal(self, room_id: str, body: bytes, about: str) -> None: ...
+    def hear_signal(self, room_id: str, body: bytes, about: str, kind: str = "") -> None: ...
+    def hear_broadcasts(self, broadcasts: Sequence[Broadcast]) -> None: ...
     def hear_notice(self, notice: Notice) -> None: ...
+    def hear_online(self, user_ids: Sequence[str]) -> None:
+        """Nobody saw these users online before; it falls to this node, of all nodes, to tell others."""
+
     def hear_loss(self) -> None:
         """Events may have been lost: the positions of rooms have to be compared with the store soon."""
 
@@ -75,8 +87,14 @@ class Bus(Protocol):
     def publish(self, events: Sequence[Event]) -> None:
         """Send committed events to every subscribed node, this one included. Never waits, may lose."""
 
-    def signal(self, room_id: str, body: bytes, *, about: str) -> None:
-        """Send an ephemeral event to every subscribed node, for everybody in the room but the user `about`."""
+    def signal(self, room_id: str, body: bytes, *, about: str, kind: str = "") -> None:
+        """Send an ephemeral event to every subscribed node, for everybody in the room but the user `about`.
+
+        Nodes that act on it themselves know it by its `kind`, a word.
+        """
+
+    def broadcast(self, broadcasts: Sequence[Broadcast]) -> None:
+        """Send ephemeral events to every node; while the bus is out, to this one."""
 
     def announce(self, notice: Notice) -> None:
         """Send a notice to every node, this one included; kept for later while the bus is out, so it may come twice."""
@@ -98,10 +116,23 @@ class Bus(Protocol):
     def arrived(self, user_id: str) -> None:
         """A connection of the user lives on this node now."""
 
-    def departed(self, user_id: str) -> None: ...
+    def appeared(self, user_id: str) -> None:
+        """Such a connection has shown that it is the user's, who is seen online from now on."""
+
+    def departed(self, user_id: str, *, grace_s: float = 0.0) -> None:
+        """A connection is gone; if it was the user's last anywhere, they are seen offline `grace_s` later."""
 
     async def devices(self, user_ids: Sequence[str]) -> Mapping[str, int]:
         """How many connections each of these users has on all nodes; users without one are left out."""
+
+    async def online(self, user_ids: Sequence[str]) -> Mapping[str, int]:
+        """Those of these users who are seen online, with their connections: none while their grace lasts."""
+
+    async def claim_offline(self) -> Sequence[str]:
+        """Users whom nobody sees online any more, since the last call of any node: it falls to the caller to tell.
+
+        Also those of nodes that died. Nobody while the bus is out: only all nodes together can know.
+        """
 
 
 #: Makes the time in seconds for rates; Trio's clock in the daemon.

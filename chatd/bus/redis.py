@@ -25,11 +25,11 @@ from chatd.bus.link import LinkLost, Refused, first_sentence, open_link, watch_l
 from chatd.bus.local import Budgets
 from chatd.bus.notices import Notices
 from chatd.bus.outgoing import MAX_WAITING_BYTES, Call, Outgoing, Publication
-from chatd.bus.payload import Malformed, decode_word, encode_event, encode_signal, encode_word
+from chatd.bus.payload import Malformed, decode_word, encode_broadcasts, encode_event, encode_signal, encode_word
 from chatd.bus.scripts import TAKE
 from chatd.bus.seldom import SeldomLogger
 from chatd.bus.subscriptions import Subscriptions
-from chatd.bus.trial import trial_of
+from chatd.bus.trial import greet
 from chatd.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from chatd.bus.link import Link, Reply
     from chatd.bus.notices import Kept
     from chatd.bus.payload import Word
-    from chatd.bus.port import Ears, Event, Notice, Seconds
+    from chatd.bus.port import Broadcast, Ears, Event, Notice, Seconds
     from chatd.limits.rates import Rate
 
 log = telemetry.get_logger(__name__)
@@ -79,7 +79,10 @@ class RedisBus:
             f"{prefix}:room:", always=self._notices_channel, on_change=self._has_changes.set
         )
         self._notices = Notices(node)
-        self._devices = Devices(prefix, node=node, expiry_s=expiry_s, on_change=self._has_outgoing.set)
+        self._devices = Devices(
+            prefix, node=node, expiry_s=expiry_s, on_change=self._has_outgoing.set, on_online=self._hearing.online,
+            send=self._outgoing.add,
+        )  # fmt: skip
         self._is_back = asyncio.Event()
         self._is_beat_due = False
         # Something published was lost: told here soon, and to the others when they can be told.
@@ -107,10 +110,16 @@ class RedisBus:
         for event in events:
             publish(channel_of(event.room_id), encode_event(event))
 
-    def signal(self, room_id: str, body: bytes, *, about: str) -> None:
+    def signal(self, room_id: str, body: bytes, *, about: str, kind: str = "") -> None:
         if not self.is_out:
-            channel = self._subscriptions.channel_of(room_id)
-            self._outgoing.publish_signal(Publication(channel, encode_signal(body, about)))
+            self._outgoing.publish_signal(self._subscriptions.channel_of(room_id), encode_signal(body, about, kind))
+
+    def broadcast(self, broadcasts: Sequence[Broadcast]) -> None:
+        for payload in encode_broadcasts(broadcasts):
+            if self.is_out:
+                self._hearing.broadcasts(payload)
+            else:
+                self._outgoing.publish_signal(self._notices_channel, payload)
 
     def announce(self, notice: Notice) -> None:
         kept = self._notices.keep(notice)
@@ -148,24 +157,30 @@ class RedisBus:
     def arrived(self, user_id: str) -> None:
         self._devices.arrived(user_id)
 
-    def departed(self, user_id: str) -> None:
-        self._devices.departed(user_id)
+    def appeared(self, user_id: str) -> None:
+        self._devices.appeared(user_id)
+
+    def departed(self, user_id: str, *, grace_s: float = 0.0) -> None:
+        self._devices.departed(user_id, grace_s)
 
     async def devices(self, user_ids: Sequence[str]) -> Mapping[str, int]:
-        if self.is_out or not user_ids:
-            return self._devices.own(user_ids)
         return await self._devices.total(user_ids)
+
+    async def online(self, user_ids: Sequence[str]) -> Mapping[str, int]:
+        return await self._devices.online(user_ids)
+
+    async def claim_offline(self) -> Sequence[str]:
+        return await self._devices.claim_offline()
 
     # -- what is heard ------------------------------------------------------------------------------------------------
 
     def _hear(self, channel: bytes, payload: bytes) -> None:
         room_id = self._subscriptions.room_of(channel)
         try:
-            if room_id is None:
-                if channel == self._notices_channel:
-                    self._hear_word(decode_word(payload))
-            else:
+            if room_id is not None:
                 self._hearing.payload(room_id, payload)
+            elif channel == self._notices_channel and not self._hearing.broadcasts(payload):
+                self._hear_word(decode_word(payload))
         except Malformed:
             self._seldom.warning("bus_heard_nonsense", channel=channel.decode(errors="replace"), size=len(payload))
 
@@ -256,12 +271,7 @@ class RedisBus:
 
     async def _greet(self, link: Link) -> None:
         """Try all that will be needed, make the scripts known, and take away what another life has left."""
-        word = self._notices.word_before_unsent(has_lost=self._has_lost)
-        trial = trial_of(self._prefix, self._node)
-        trial["publishing notices"] = ("PUBLISH", self._notices_channel, encode_word(word))
-        for purpose, reply in zip(trial, await link.exchange([*trial.values()]), strict=True):
-            if type(reply) is Refused:
-                raise LinkLost(f"Redis refuses what the bus needs for {purpose}: {reply.detail}.")
+        await greet(link, self._prefix, self._node, self._notices.word_before_unsent(has_lost=self._has_lost))
         self._has_lost = False
 
     async def _hear_all(self, link: Link) -> None:
@@ -318,6 +328,7 @@ class RedisBus:
         """Everything that is wished for is subscribed."""
         self._is_back.set()
         self.is_out = False
+        self._devices.begin()
         for kept in self._notices.unsent():
             self._send_notice(kept)
         if self._tried.is_set():

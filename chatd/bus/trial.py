@@ -10,15 +10,16 @@ import asyncio
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from chatd.asyncio_loop import run_asyncio
+from chatd.bus.devices import Keys, Lives, beat_call, claim_call, sum_call, write_call
 from chatd.bus.link import LinkLost, Refused, open_link
 from chatd.bus.outgoing import Call
 from chatd.bus.payload import Word, encode_word
-from chatd.bus.scripts import BEAT, SUM_COUNTS, TAKE, WRITE_COUNTS
+from chatd.bus.scripts import TAKE
 from chatd.errors import Unavailable
 from chatd.ids import new_id
 
 if TYPE_CHECKING:
-    from chatd.bus.link import Arguments
+    from chatd.bus.link import Arguments, Link
 
 #: Round trips of which the fastest counts.
 PINGS: Final = 5
@@ -38,19 +39,31 @@ def trial_of(prefix: str, node: str) -> dict[str, Arguments]:
     The scripts are in full, so that Redis knows them from then on. Nobody else uses the room, so that nothing is heard
     of it between the replies.
     """
-    nodes, own, room = f"{prefix}:nodes", f"{prefix}:node:{node}", f"{prefix}:room:trial:{node}"
+    # The roll that all nodes share is left as it is.
+    keys, lives = Keys.of(prefix, f":trial:{node}"), Lives(1000, 1000, 1000)
+    nodes, own, room = Keys.of(prefix).nodes, keys.hashes + node, f"{prefix}:room:trial:{node}"
     return {
         "limits": Call(TAKE, [f"{prefix}:rate:{node}"], [1, 1, 0]).in_full(),
-        "writing devices": Call(WRITE_COUNTS, [own], [1000, "trial", 1, "trial", 0]).in_full(),
-        "counting devices": Call(SUM_COUNTS, [nodes], [node, f"{prefix}:node:", "trial"]).in_full(),
-        "signs of life": Call(BEAT, [nodes, own], [node, 1000]).in_full(),
-        "taking devices away": ("DEL", own),
+        "writing devices": write_call(keys, node, ["trial", 1, "new", "trial", 0, 0], lives=lives).in_full(),
+        "counting devices": sum_call(keys, node, ["trial"]).in_full(),
+        "signs of life": beat_call(keys, node, lives=lives).in_full(),
+        "finding who is gone": claim_call(keys, grace_ms=0).in_full(),
+        "taking devices away": ("DEL", own, *keys[:-1]),
         "taking the node away": ("ZREM", nodes, node),
         "publishing notices": ("PUBLISH", f"{prefix}:notices", encode_word(Word(node, 0))),
         "publishing events": ("PUBLISH", room, b""),
         "hearing events": ("SUBSCRIBE", room),
         "hearing them no more": ("UNSUBSCRIBE", room),
     }
+
+
+async def greet(link: Link, prefix: str, node: str, word: Word) -> None:
+    """Try it on a link that is about to serve, with a true word in the place of the notice. Raises `LinkLost`."""
+    trial = trial_of(prefix, node)
+    trial["publishing notices"] = ("PUBLISH", f"{prefix}:notices", encode_word(word))
+    for purpose, reply in zip(trial, await link.exchange([*trial.values()]), strict=True):
+        if type(reply) is Refused:
+            raise LinkLost(f"Redis refuses what the bus needs for {purpose}: {reply.detail}.")
 
 
 async def try_redis(url: str, *, prefix: str, timeout_s: float) -> RedisState:

@@ -1,0 +1,69 @@
+"""Ephemeral events for everybody in any of several rooms: each receiver of this node gets one once.
+
+What is heard waits in a queue that is bounded, for it may be lost, and is served a part at a time with a checkpoint
+between, so that a crowd which comes or goes does not hold up anybody. Who listens is looked up when it is served.
+`hub` owns the rooms and runs `serve`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from chatd.wire.frames import text_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from chatd.bus.port import Broadcast
+    from chatd.bus.room import ActiveRoom, Receiver
+    from chatd.wire.outbox import Outbox
+
+#: Broadcasts that wait; past it the newest are dropped.
+MAX_WAITING: Final = 10_000
+#: Receivers after which others get their turn.
+PART_RECEIVERS: Final = 2_000
+
+
+class Broadcasts:
+    """What waits for the listeners of these rooms."""
+
+    def __init__(self, rooms: Mapping[str, ActiveRoom]) -> None:
+        self._rooms = rooms
+        self._waiting: deque[Broadcast] = deque()
+        self._arrived = trio.Event()
+        self.dropped = 0
+
+    def queue(self, broadcasts: Sequence[Broadcast]) -> None:
+        places = MAX_WAITING - len(self._waiting)
+        self._waiting += broadcasts[:places]
+        self.dropped += max(0, len(broadcasts) - places)
+        self._arrived.set()
+
+    async def serve(self) -> None:
+        while True:
+            await self._arrived.wait()
+            while self._waiting:
+                self._serve_part()
+                await trio.lowlevel.checkpoint()
+            self._arrived = trio.Event()
+
+    def _serve_part(self) -> None:
+        """What is for one receiver leaves as one send."""
+        frames_of: dict[Outbox, list[bytes]] = {}
+        count = 0
+        while self._waiting and count < PART_RECEIVERS:
+            broadcast = self._waiting.popleft()
+            receivers: dict[Receiver, Outbox] = {}
+            for room_id in broadcast.room_ids:
+                if (room := self._rooms.get(room_id)) is not None:
+                    receivers |= room.listeners
+            frame = text_frame(broadcast.body)
+            for receiver, outbox in receivers.items():
+                if receiver.user_id != broadcast.about:
+                    frames_of.setdefault(outbox, []).append(frame)
+            count += max(1, len(receivers))
+        for outbox, frames in frames_of.items():
+            outbox.put_ephemeral(b"".join(frames))
