@@ -68,6 +68,8 @@ class Features(Struct, frozen=True, kw_only=True):
 
     registration: bool = True
     room_creation: bool = True
+    presence: bool = True
+    typing: bool = True
 
 
 class ServerOptions(Struct, frozen=True, kw_only=True):
@@ -226,6 +228,14 @@ class PresenceOptions(Struct, frozen=True, kw_only=True):
     max_members: Limit = 500
 
 
+class TypingOptions(Struct, frozen=True, kw_only=True):
+    """How long somebody counts as typing, and how often others are told."""
+
+    expires_s: Seconds = 5
+    every_s: Seconds = 3
+    max_typists: Positive = 10_000
+
+
 class MessageOptions(Struct, frozen=True, kw_only=True):
     """What is done with messages."""
 
@@ -273,6 +283,7 @@ class Config(Struct, frozen=True, kw_only=True):
     auth: AuthOptions = AuthOptions()
     limits: LimitOptions = LimitOptions()
     presence: PresenceOptions = PresenceOptions()
+    typing: TypingOptions = TypingOptions()
     messages: MessageOptions = MessageOptions()
     resume: ResumeOptions = ResumeOptions()
     uploads: UploadOptions = UploadOptions()

@@ -85,7 +85,7 @@ if #users > 0 then
         end
     end
     for i, user in ipairs(users) do
-        if not counted[i] and (redis.call('ZSCORE', KEYS[3], user) or mark ~= ARGV[6]) then
+        if not counted[i] and (redis.call('ZSCORE', KEYS[3], user) or (ARGV[6] ~= '' and mark ~= ARGV[6])) then
             redis.call('ZADD', KEYS[3], 'NX', now_ms + ARGV[5], user)
             redis.call('ZADD', KEYS[4], now_ms + graces[i], user)
         end
