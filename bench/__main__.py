@@ -34,6 +34,9 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
         "--nice", type=int, default=0, metavar="N", help="niceness of all that is measured; -10 keeps strangers off"
     )
     parser.add_argument("--quick", action="store_true", help="a second with few connections: shows that it works")
+    parser.add_argument(
+        "--log", type=Path, metavar="FOLDER", help="keep what chatd's clients said and heard there, for `chatd verify`"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="default: bench/results")
     options = parser.parse_intermixed_args(arguments)
     known = {scenario.name for scenario in SCENARIOS}
@@ -44,6 +47,8 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error(f"no server is called {unknown[0]!r}; there are {', '.join(SERVERS)}")
     if options.repeat < 1 or (options.seconds is not None and options.seconds <= 0):
         parser.error("--repeat and --seconds must be above 0")
+    if options.log is not None and options.log.exists():
+        parser.error(f"--log {options.log} is there already; give a new folder")
     return options
 
 
@@ -72,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
     servers = [server for server in options.servers if server not in skipped]
     outcomes = []
     runs = harness.plan(chosen(options), servers, options.repeat)
-    for outcome in harness.execute(runs, console, patience_s=options.patience, niceness=options.nice):
+    for outcome in harness.execute(runs, console, patience_s=options.patience, niceness=options.nice, logs=options.log):
         outcomes.append(outcome)
         console.print(report.line_text(outcome))
     verdicts = [] if options.quick else goals.verdicts(outcomes)
@@ -85,6 +90,10 @@ def main(arguments: Sequence[str]) -> int:
     path = report.write_json(options.results, outcomes, verdicts, skipped, command)
     plot.draw(outcomes, path.with_suffix(".png"))
     console.print(f"\n{path}\n{path.with_suffix('.png')}")
+    for run in outcomes if options.log else []:
+        kept = harness.log_folder(options.log, run.scenario, run.server, run.round)
+        if kept.exists():
+            console.print(f"chatd verify --settled {kept} --database {kept / harness.EXPORT}", soft_wrap=True)
     return 1 if not outcomes or any(run.failure for run in outcomes if run.server in OURS) else 0
 
 

@@ -17,11 +17,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from bench import figures, load, machine, processes, seed
-from bench.scenarios import Scenario
+from bench.scenarios import OURS, Scenario
 from bench.servers import CACHE, SERVERS, Place, compiler_lacks
 
 SETTLE_S = 3.0
 CALM = 0.1
+#: What is kept of a run: what its clients said and heard, and an export of the database; not both are logs by name.
+LOG = "clients.ndjson"
+EXPORT = "database.export"
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,11 @@ def what_is_lacking(servers: Sequence[str]) -> dict[str, str]:
 
 
 def execute(
-    runs: Sequence[Run], console: Console, *, patience_s: float = 0, niceness: int = 0
+    runs: Sequence[Run], console: Console, *, patience_s: float = 0, niceness: int = 0, logs: Path | None = None
 ) -> Iterator[figures.Outcome]:
-    """Runs the plan, with a progress bar on the console. Waits up to `patience_s` for calm before each run."""
+    """Runs the plan, with a progress bar on the console. Waits up to `patience_s` for calm before each run. What can be
+    verified of runs of chatd goes to the folder `logs`.
+    """
     cores = machine.cores()
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"), TimeElapsedColumn())
     with (
@@ -69,7 +74,8 @@ def execute(
             own.mkdir()
             task = progress.add_task(f"{run.scenario.name} · {run.server}", total=None, detail="starting")
             wait_for_calm(cores, patience_s)
-            yield execute_one(run, Place(own, cores), partial(show, progress, task))
+            kept = log_folder(logs, run.scenario.name, run.server, run.round) if logs and run.server in OURS else None
+            yield execute_one(run, Place(own, cores), partial(show, progress, task), kept=kept)
             progress.remove_task(task)
             progress.update(
                 whole, advance=run.scenario.length_s() + SETTLE_S, detail=f"{number} of {len(runs)}", refresh=True
@@ -92,18 +98,36 @@ def show(progress: Progress, task: TaskID, phase: str, done: float, total: float
     progress.update(task, completed=done, total=total, detail=phase)
 
 
-def execute_one(run: Run, place: Place, on_progress: load.Progress) -> figures.Outcome:
-    """Starts the server, loads it, stops it. What goes wrong becomes the outcome's failure."""
+def log_folder(logs: Path, scenario: str, server: str, number: int) -> Path:
+    """Where a run's clients and its database are kept."""
+    return logs / f"{scenario}-{server}-{number}"
+
+
+def execute_one(run: Run, place: Place, on_progress: load.Progress, *, kept: Path | None = None) -> figures.Outcome:
+    """Starts the server, loads it, stops it. What goes wrong becomes the outcome's failure. What the clients said and
+    heard is `kept` in a folder with what the database says.
+    """
     scenario = run.scenario
     population = seed.make_population(scenario.connections, scenario.room_size)
     clients = place.folder / "clients"
     seed.write_clients(population, clients)
+    if kept is not None:
+        kept.mkdir(parents=True)
     try:
         with (
             SERVERS[run.server].open(population, place) as server,
             receive_on(place.cores.generator) if scenario.is_steered else contextlib.nullcontext(),
         ):
-            done = load.run_load(scenario, server, clients=clients, cores=place.cores, on_progress=on_progress)
+            done = load.run_load(
+                scenario,
+                server,
+                clients=clients,
+                cores=place.cores,
+                on_progress=on_progress,
+                log=kept / LOG if kept else None,
+            )
+            if kept is not None and server.export is not None:
+                server.export(kept / EXPORT)
         failure = figures.failure_of(done)
         if failure:
             kept = CACHE / f"failed-{scenario.name}-{run.server}.log"

@@ -52,8 +52,18 @@ class LoadFailed(Exception):
     """The generator gave no report; its text says why."""
 
 
-def run_load(scenario: Scenario, server: Server, *, clients: Path, cores: machine.Cores, on_progress: Progress) -> Load:
+def run_load(
+    scenario: Scenario,
+    server: Server,
+    *,
+    clients: Path,
+    cores: machine.Cores,
+    on_progress: Progress,
+    log: Path | None = None,
+) -> Load:
     """Runs the scenario's load to its end. `on_progress` gets phase, done and total. Raises LoadFailed.
+
+    What the clients send and hear goes to the file `log`.
 
     The generator ends by itself whatever the server does; there is no deadline here.
     """
@@ -61,6 +71,8 @@ def run_load(scenario: Scenario, server: Server, *, clients: Path, cores: machin
     command += ["--port", ",".join(map(str, server.ports)), "--clients", str(clients)]
     for flag, value in scenario.flags().items():
         command += [flag, str(value)]
+    if log is not None:
+        command += ["--log", str(log)]
     load = Load({}, {"start": sample(server, cores)})
     said = []
     with (

@@ -24,6 +24,7 @@ GENERATOR = Path(__file__).with_name("generator")
 CACHE = ROOT / ".cache" / "bench"
 NODE_FOLDER = CACHE / "node"
 CHATD_COMMAND = (sys.executable, "-m", "chatd")
+EXPORT_S = 600
 NO_LIMITS = {
     f"CHATD_LIMITS_{name}": "0"
     for name in (
@@ -66,6 +67,8 @@ class Server:
     #: Kills it (SIGKILL), starts it again on the same port, and says at once what it is now and when that was, by the
     #: monotonic clock.
     kill_and_start: Callable[[], tuple["Server", float]] | None = None
+    #: Writes what its database holds of rooms into a new file, for `chatd verify`.
+    export: Callable[[Path], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def open_chatd(population: seed.Population, place: Place) -> Iterator[Server]:
     seed.fill_chatd(population, data / "chatd.db")
     with contextlib.ExitStack() as daemons:
         port, process, log = daemons.enter_context(open_daemon(population, place, options))
-        server = Server((port,), (process.pid,), log)
+        server = Server((port,), (process.pid,), log, export=partial(export_chatd, population, place, options))
         yield restartable(server, process, daemons, lambda ports: start_daemon(population, place, {**options, **ports}))
 
 
@@ -121,7 +124,8 @@ def open_nodes(population: seed.Population, place: Place, *, count: int) -> Iter
         counter = stack.enter_context(postgres.open_counter(database, cores=cores))
         ports, running, logs = zip(*nodes, strict=True)
         pids = tuple(process.pid for process in running)
-        server = Server(ports, pids, logs[0], database.pid, bus.pid, counter)
+        export = partial(export_chatd, population, place, options)
+        server = Server(ports, pids, logs[0], database.pid, bus.pid, counter, export=export)
         if count == 1:
             server = restartable(
                 server, running[0], stack, lambda more: start_daemon(population, place, {**own, **more})
@@ -175,6 +179,12 @@ def restartable(
 def migrate_chatd(population: seed.Population, place: Place, options: dict[str, str]) -> None:
     environment = chatd_environment(population, options)
     processes.run_to_end([*CHATD_COMMAND, "migrate", "up"], env=environment, cwd=place.folder)
+
+
+def export_chatd(population: seed.Population, place: Place, options: dict[str, str], path: Path) -> None:
+    environment = chatd_environment(population, options)
+    command = [*CHATD_COMMAND, "verify", "--export", str(path.absolute())]
+    processes.run_to_end(command, env=environment, cwd=place.folder, timeout_s=EXPORT_S)
 
 
 def chatd_environment(population: seed.Population, options: dict[str, str]) -> dict[str, str]:

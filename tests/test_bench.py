@@ -20,6 +20,9 @@ from bench.figures import Outcome
 from bench.load import Load, Sample
 from bench.scenarios import CHATD, FLOOR, NODE, ONE_NODE, SCENARIOS, scenario_named, shortened
 from bench.servers import SERVERS, Server
+from chatd.verify.findings import Findings
+from chatd.verify.stays import Rules
+from chatd.verify.verification import find_logs, verify
 
 ROOT = Path(__file__).parent.parent
 
@@ -149,12 +152,14 @@ def test_every_row_names_servers_and_a_mode_that_there_are() -> None:
 
 
 @pytest.fixture(scope="module")
-def floor_run() -> Outcome:
-    """A real run: the C program in the row that it stands in."""
+def floor_run(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """A real run: the C program in the row that it stands in. It promises nothing that could be verified."""
     row = replace(shortened(scenario_named("fanout-1000")), connections=20, room_size=20, seconds=0.5, warmup_s=0.1)
     affinity = os.sched_getaffinity(0)
-    (outcome,) = harness.execute([harness.Run(row, FLOOR, 1)], Console(file=io.StringIO()))
+    logs = tmp_path_factory.mktemp("floor") / "logs"
+    (outcome,) = harness.execute([harness.Run(row, FLOOR, 1)], Console(file=io.StringIO()), logs=logs)
     assert os.sched_getaffinity(0) == affinity
+    assert not logs.exists()
     return outcome
 
 
@@ -250,14 +255,41 @@ def test_figures_of_a_storm_count_from_the_second_start_and_over_the_rooms() -> 
     assert "recover_s" not in found
 
 
+STORM = replace(shortened(scenario_named("storm")), connections=20, seconds=0.3, warmup_s=0.3)
+
+
 def test_daemon_is_killed_in_a_storm_and_nothing_is_lost_or_repeated() -> None:
-    row = replace(shortened(scenario_named("storm")), connections=20, seconds=0.3, warmup_s=0.3)
-    (outcome,) = harness.execute([harness.Run(row, CHATD, 1)], Console(file=io.StringIO()))
+    (outcome,) = harness.execute([harness.Run(STORM, CHATD, 1)], Console(file=io.StringIO()))
     assert outcome.failure is None
     said = outcome.load["report"]
     assert (said["missing"], said["surplus"], said["resyncs"], said["live"]) == (0, 0, 0, 20)
     assert said["cut"] > 0, "messages were under way when it was killed"
     assert outcome.figures["recover_s"] >= outcome.figures["first_s"] > 0
+
+
+async def verified(kept: Path) -> Findings:
+    """What `chatd verify --settled` finds in what was kept of a run."""
+    findings, source = Findings(), str(kept / harness.EXPORT)
+    await verify(find_logs([kept]), source, Rules(is_settled=True), data_path=kept, findings=findings)
+    return findings
+
+
+@pytest.mark.parametrize("server", [CHATD, ONE_NODE])
+async def test_what_is_kept_of_a_storm_can_be_verified_and_a_loss_is_found(server: str, tmp_path: Path) -> None:
+    list(harness.execute([harness.Run(STORM, server, 1)], Console(file=io.StringIO()), logs=tmp_path / "logs"))
+    [kept] = (tmp_path / "logs").iterdir()
+    assert kept == harness.log_folder(tmp_path / "logs", "storm", server, 1)
+    findings = await verified(kept)
+    assert findings.faults == []
+    assert findings.acknowledged > 50
+    # Each client came once at first and was back once; in between it tried in vain.
+    assert (findings.clients, findings.resumes, findings.replayed > 0) == (20, 20, True)
+    path = kept / harness.LOG
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert b"token" not in b"".join(lines)
+    heard = next(line for line in reversed(lines) if b'"type":"new_message"' in line)
+    path.write_bytes(b"".join(line for line in lines if line != heard))
+    assert [fault.promise for fault in (await verified(kept)).faults] == [4]
 
 
 def test_disturbed_rounds_do_not_count_where_there_are_others() -> None:
@@ -308,6 +340,12 @@ def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFi
     with pytest.raises(SystemExit, match="2"):
         command_line.main(arguments)
     assert "error" in capsys.readouterr().err
+
+
+def test_logs_are_not_added_to_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command_line.main(["run", "storm", "--log", str(tmp_path)])
+    assert "is there already; give a new folder" in capsys.readouterr().err
 
 
 def test_options_choose_and_shorten_rows() -> None:

@@ -72,6 +72,7 @@ static void turn_away(struct client *client, const char *why, double retry_after
 {
     if (is_gone(client))
         return;
+    note(client, "ends", "{}", 2);
     if (is_storming) {
         close(client->fd);
         note_once(counts.first_failure, why, strlen(why));
@@ -243,15 +244,16 @@ void read_clients(void)
     FILE *file = fopen(settings.clients_file, "r");
     if (!file)
         fail("%s: %s", settings.clients_file, strerror(errno));
-    char token[1500], room_id[100];
+    char token[1500], room_id[100], user_id[100];
     size_t capacity = 0;
     size_t most = settings.connections > 0 ? (size_t)settings.connections : SIZE_MAX;
-    while (client_count < most && fscanf(file, "%1499s %99s %*s", token, room_id) == 2) {
+    while (client_count < most && fscanf(file, "%1499s %99s %99s", token, room_id, user_id) == 3) {
         if (client_count == capacity) {
             capacity = capacity ? capacity * 2 : 1024;
             clients = grown(clients, capacity * sizeof *clients);
         }
-        clients[client_count++] = (struct client){.fd = -1, .token = strdup(token), .room_id = strdup(room_id)};
+        clients[client_count++] = (struct client){
+            .fd = -1, .token = strdup(token), .room_id = strdup(room_id), .user_id = strdup(user_id)};
     }
     fclose(file);
     if (!client_count)
@@ -273,6 +275,8 @@ void start_connecting(struct client *client)
     address.sin_port = htons(port_of(client));
     client->started = now_ns();
     client->state = CONNECTING;
+    client->stays++;
+    note(client, "opens", "{}", 2);
     counts.in_handshake++;
     client->in.start = client->in.end = client->out.start = client->out.end = 0;
     client->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);

@@ -56,6 +56,7 @@ static const struct option {
 } options[] = {
     {"--port", NULL, &settings.port, "the server's port, or those of its nodes: 3001,3002"},
     {"--clients", NULL, &settings.clients_file, "file of 'token roomId userId' lines"},
+    {"--log", NULL, &settings.log_file, "file for all that clients send and hear, for chatd verify"},
     {"--host", NULL, &settings.host, "an address in 127.0.0.0/8"},
     {"--connections", &settings.connections, NULL, "use the first so many lines (default: all)"},
     {"--handshakes", &settings.handshakes, NULL, "connections in the handshake at once (64)"},
@@ -377,6 +378,7 @@ int main(int argc, char **argv)
         longest += settings.deaf + settings.recover;
     alarm((unsigned)longest + 30); /* whatever happens, it ends */
     read_clients();
+    open_log();
     if (settings.senders > (double)client_count)
         settings.senders = (double)client_count;
     prepare_talk();
@@ -390,6 +392,7 @@ int main(int argc, char **argv)
     if (modes[chosen].run == run_idle)
         end_window();
     modes[chosen].run();
+    close_log();
     print_report();
     return 0;
 }

@@ -1,5 +1,6 @@
 /* What the parts of the load generator share: generator.c (flags, modes) uses talk.c (what is said, counted and timed),
- * clients.c (connections, bytes, the loop), storm.c (a server that is killed) and report.c. One thread; the state of a run is in the structs below. */
+ * clients.c (connections, bytes, the loop), storm.c (a server that is killed), log.c (what was said, for `chatd verify`)
+ * and report.c. One thread; the state of a run is in the structs below. */
 #ifndef BENCH_GENERATOR_H
 #define BENCH_GENERATOR_H
 
@@ -30,7 +31,8 @@ struct client {
     int fd;
     enum state state;
     int wants_write;
-    char *token, *room_id;
+    char *token, *room_id, *user_id;
+    unsigned stays; /* connections so far */
     struct room *room;
     struct buffer in, out;
     uint64_t started, sent, received;
@@ -41,7 +43,7 @@ struct client {
 struct settings {
     double connections, handshakes, connect_limit, senders, depth, rate, warmup, seconds, drain, idle,
         deaf, recover, content_bytes;
-    const char *mode, *clients_file, *host, *port;
+    const char *mode, *clients_file, *host, *port, *log_file;
     uint16_t ports[MOST_PORTS]; /* the clients take turns in them */
     size_t port_count;
 };
@@ -123,6 +125,14 @@ void begin_storm(void);
 void end_storm(uint64_t end);
 void wait_until_all_have_heard_the_same(uint64_t end);
 void print_storm(void);
+
+/* ---- log.c */
+
+/* Does nothing without settings.log_file. */
+void open_log(void);
+/* `what`: opens, sent, heard or ends; `message`: a JSON object. */
+void note(const struct client *client, const char *what, const void *message, size_t length);
+void close_log(void);
 
 /* ---- report.c */
 

@@ -26,12 +26,13 @@ void prepare_talk(void)
 
 void put_authentication(struct client *client)
 {
-    char text[2048];
-    int n = snprintf(text, sizeof text, "{\"type\":\"authenticate\",\"token\":\"%s\"", client->token);
+    char text[2048], resume[512] = "";
     if (is_storming)
-        n += snprintf(text + n, sizeof text - (size_t)n, ",\"resume\":{\"epoch\":\"%s\",\"rooms\":{\"%s\":%llu}}",
-                      epoch, client->room_id, (unsigned long long)client->seq);
-    n += snprintf(text + n, sizeof text - (size_t)n, "}");
+        snprintf(resume, sizeof resume, ",\"resume\":{\"epoch\":\"%s\",\"rooms\":{\"%s\":%llu}}", epoch, client->room_id,
+                 (unsigned long long)client->seq);
+    int n = snprintf(text, sizeof text, "{\"type\":\"authenticate\"%s}", resume);
+    note(client, "sent", text, (size_t)n); /* whoever has the log is not to have the token */
+    n = snprintf(text, sizeof text, "{\"type\":\"authenticate\",\"token\":\"%s\"%s}", client->token, resume);
     put_frame(client, OP_TEXT, text, (size_t)n);
 }
 
@@ -45,6 +46,7 @@ void put_message(struct client *client, uint64_t due)
                           "\"clientMessageId\":\"" MARKER "%0*llu-%llu\"}",
                           client->room_id, MARKER_DIGITS, (unsigned long long)due, filling, filler, MARKER_DIGITS,
                           (unsigned long long)due, (unsigned long long)client->sent);
+    note(client, "sent", text, (size_t)length);
     put_frame(client, OP_TEXT, text, (size_t)length);
     client->sent++;
     counts.sent++;
@@ -170,6 +172,7 @@ static void on_delivered(struct client *client, const uint8_t *payload, size_t l
 
 void on_text(struct client *client, const uint8_t *payload, size_t length, uint64_t now)
 {
+    note(client, "heard", payload, length);
     switch (kind_of(payload, length)) {
     case NEW_MESSAGE:
         on_delivered(client, payload, length, now);
