@@ -182,6 +182,9 @@ class Turns(InlineSqlite):
         """`journal.post`, which SQLite has not: what sql/queries/journal.postgres.sql says, step by step."""
         assert query.name == "journal.post"
         entries, now = json.loads(str(params["messages"])), params["now"]
+        # As of the statement's begin, before it waits for locks.
+        members = set(self.look("SELECT room_id, user_id FROM room_members"))
+        standing_seqs = dict(self.look("SELECT id, standing_seq FROM rooms"))
 
         async def post(tx: Any) -> Row:
             rooms = list({entry[1] for entry in entries})
@@ -189,6 +192,8 @@ class Turns(InlineSqlite):
             found = await tx.row(QUERIES["journal.heads"], {"rooms": json.dumps(rooms), "keys": json.dumps(keys)})
             heads = {room_id: head for room_id, *head in json.loads(found[0])}
             has_obstacle = bool(json.loads(found[1])) or len(heads) < len(rooms)
+            has_obstacle |= not members >= {(entry[1], entry[3]) for entry in entries}
+            has_obstacle |= any(head[6] != standing_seqs[room_id] for room_id, head in heads.items())
             if not has_obstacle:
                 rows = [
                     (id_, room, heads[room][1] + place, heads[room][2] + place, sender, *rest, now)
@@ -197,7 +202,8 @@ class Turns(InlineSqlite):
                 await tx.run(QUERIES["journal.add_messages"], {"messages": json.dumps(rows)})
                 count = Counter(entry[1] for entry in entries)
                 advanced = [
-                    (room, head[1] + count[room], head[2] + count[room], head[3]) for room, head in heads.items()
+                    (room, head[1] + count[room], head[2] + count[room], head[3], head[6])
+                    for room, head in heads.items()
                 ]
                 await tx.run(QUERIES["journal.advance_rooms"], {"heads": json.dumps(advanced)})
             return found[0], has_obstacle
@@ -425,6 +431,8 @@ def check_room(database: Turns, room_id: str) -> list[Row]:
             assert len(members) <= MAX_MEMBERS
         elif kind == "user_left":
             del members[user]
+        else:
+            assert user in members, "who has left, on whichever node, sends nothing behind it"
     assert dict(database.look("SELECT user_id, joined_seq FROM room_members WHERE room_id = ?", room_id)) == members
     [head] = database.look("SELECT last_seq, message_count, member_count FROM rooms WHERE id = ?", room_id)
     assert head == (len(events), len(messages), len(members))

@@ -40,11 +40,12 @@ if TYPE_CHECKING:
 EARLY_S: Final = 0.3
 #: One event in so many is lost.
 LOST_ONE_IN: Final = 50
-#: Makes a table without its constraints.
+#: Makes a table without its constraints, but for the key that others refer to.
 UNBOUND: Final = """
 CREATE TABLE copies AS SELECT * FROM messages;
 DROP TABLE messages;
 ALTER TABLE copies RENAME TO messages;
+CREATE UNIQUE INDEX messages_by_id ON messages (id);
 """
 
 
