@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.counting import count_queries
-from tests.daemon import ON_BOTH_BACK_ENDS, open_daemon
+from chatd.server import GATHER_S
+from tests.counting import CountedDatabase, count_queries
+from tests.daemon import ON_BOTH_BACK_ENDS, ON_EMBEDDED, open_daemon
 from tests.rawclient import message, open_raw
+from tests.stopped import open_door
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pytest
 
+    from chatd.store.database import Params, Row
+    from chatd.store.queries import Query
     from tests.daemon import Daemon, SignedIn
+    from tests.rawclient import RawClient
 
 pytestmark = ON_BOTH_BACK_ENDS
 
@@ -70,3 +77,41 @@ async def test_queries_of_a_storm_grow_with_rooms_and_not_with_clients(
         assert sum(asked.values()) <= 3 * ROOMS, per_room
         assert asked["messages.of_stretches"] <= ROOMS
         assert asked["accounts.standings"] <= ROOMS
+
+
+# The clock stands still: that of the event loop under PostgreSQL's adapter does not.
+@ON_EMBEDDED
+async def test_those_who_authenticate_one_soon_after_the_other_share_one_read(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: Counter[str] = Counter()
+    count_queries(monkeypatch, asked)
+    rows, may_answer = CountedDatabase.rows, trio.Event()
+
+    async def answer_late(self: CountedDatabase, query: Query, params: Params) -> list[Row]:
+        found = await rows(self, query, params)
+        await may_answer.wait()
+        return found
+
+    async with AsyncExitStack() as stack:
+        door = await stack.enter_async_context(open_door(tmp_path, mock_clock))
+        _, _, token = await door.sign_up()
+        clients = [(await stack.enter_async_context(door.connect()))[0] for _ in range(10)]
+        asked.clear()
+        monkeypatch.setattr(CountedDatabase, "rows", answer_late)
+
+        async def authenticate(client: RawClient) -> None:
+            await client.send(message(type="authenticate", token=token))
+            await wait_all_tasks_blocked()
+
+        await authenticate(clients[0])
+        await authenticate(clients[1])
+        may_answer.set()
+        assert (await clients[0].receive_json())["type"] == "authenticated"
+        for client in clients[2:]:
+            await authenticate(client)
+        assert asked["accounts.standings"] == asked["rooms.of_users"] == 1
+        await door.jump(GATHER_S)
+        for client in clients[1:]:
+            assert (await client.receive_json())["type"] == "authenticated"
+        assert asked["accounts.standings"] == asked["rooms.of_users"] == 2

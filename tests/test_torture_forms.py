@@ -60,6 +60,21 @@ def test_a_fault_that_there_is_not_is_refused_with_a_sentence(capsys: pytest.Cap
     with pytest.raises(SystemExit):
         main(["--nodes", "1", "--faults", "redis-kill"])
     assert "no such fault with 1 node(s): redis-kill" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--nodes", "1", "--each", "0"])
+    assert "inflicted at least once" in capsys.readouterr().err
+
+
+async def test_a_run_ends_when_every_kind_of_fault_was_inflicted_so_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("DEAD_S", "SLOW_S", "PAUSE_S"):
+        monkeypatch.setattr(f"tests.torture.nemesis.{name}", (0.05, 0.1))
+    kinds = ["client-cut", "client-slow"]
+    report = await torture(tmp_path, nodes=1, seconds=0, clients=10, rooms=3, kinds=kinds, seed=3, each=2, rate=60)
+    assert report.faults == [], str(report)
+    assert [wound.kind for wound in report.wounds] == list(islice(schedule(kinds, 3), 4))
+    assert "4 faults of 2 kinds were inflicted, each at least 2 times" in str(report)
 
 
 def test_a_report_tells_of_each_fault_and_when_service_was_back() -> None:

@@ -1,6 +1,7 @@
 """Torture chatd: clients that do everything while everything fails, and a checker that knows what was promised.
 
     python -m tests.torture --nodes 1 --seconds 600 --seed 1
+    python -m tests.torture --nodes 3 --each 50
     python -m tests.torture --nodes 3 --seconds 60 --faults node-kill,redis-kill --clients 100
 
 Prints what it did and what it found; exits with 1, the seed, the folder of diaries and logs, and the command that does
@@ -38,7 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m tests.torture", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--nodes", type=int, choices=(1, 3), default=1, help="one embedded node, or a cluster of three")
-    parser.add_argument("--seconds", type=float, default=60, help="how long there is load, or longer if faults ask it")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        help="how long there is load, or longer if faults ask it (default: 60; 0 with --each)",
+    )
+    parser.add_argument(
+        "--each", type=int, metavar="N", help="go on until every kind of fault was inflicted so often (default: once)"
+    )
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--faults", default="all", help=f"all, none, or some of {','.join(FAULTS)}")
     parser.add_argument("--clients", type=int, default=60)
@@ -46,6 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rate", type=float, default=120, help="acts a second of all clients, nearly all are sends")
     parser.add_argument("--folder", type=Path, help="keep logs there, and more after faults (default: in /tmp)")
     args = parser.parse_args(argv)
+    if args.each is not None and args.each < 1:
+        parser.error("--each N: every kind of fault is inflicted at least once")
+    if args.seconds is None:
+        args.seconds = 60 if args.each is None else 0
+    args.each = args.each or 1
     possible = kinds_for(args.nodes)
     kinds = {"all": possible, "none": []}.get(args.faults, args.faults.split(","))
     if unknown := set(kinds) - set(possible):
@@ -57,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = trio.run(
         partial(
             torture, folder, nodes=args.nodes, seconds=args.seconds, clients=args.clients, rooms=args.rooms,
-            kinds=kinds, seed=args.seed, rate=args.rate, back_within_s=BACK_WITHIN_S,
+            kinds=kinds, seed=args.seed, each=args.each, rate=args.rate, back_within_s=BACK_WITHIN_S,
         )
     )  # fmt: skip
     sys.stdout.write(f"{report}\n")

@@ -105,7 +105,8 @@ class Report:
         for kind, count in counts.items():
             backs = [wound.recovered_s for wound in self.wounds if wound.kind == kind and wound.recovered_s is not None]
             lines.append(f"{count} times {kind}: service back within {max(backs, default=float('nan')):.2f} s")
-        return [*lines, f"{counts.total()} faults of {len(counts)} kinds were inflicted"]
+        least = min(counts.values())
+        return [*lines, f"{counts.total()} faults of {len(counts)} kinds were inflicted, each at least {least} times"]
 
 
 def _listed(counts: Counter[str] | Counter[int | None]) -> str:

@@ -153,12 +153,12 @@ class Torture:
             for stay in stays
         )
 
-    async def suffer(self, nemesis: Nemesis, kinds: Sequence[str], seconds: float) -> None:
-        """Every kind of fault once, in random order, and again until the time is over."""
+    async def suffer(self, nemesis: Nemesis, kinds: Sequence[str], seconds: float, each: int) -> None:
+        """Every kind of fault so many times, all of them in random order, and again until the time is over."""
         await self.wait_until(self.have_all_arrived, within_s=ARRIVE_S)
         until_s = self.seconds() + seconds
         for number, kind in enumerate(schedule(kinds, self.report.seed)):
-            if number >= len(kinds) and self.seconds() >= until_s:
+            if number >= each * len(kinds) and self.seconds() >= until_s:
                 break
             self.report.wounds.append(await nemesis.inflict(kind))
         await trio.sleep(max(0, until_s - self.seconds()))
@@ -284,14 +284,16 @@ async def torture(
     rooms: int,
     kinds: Sequence[str],
     seed: int,
+    each: int = 1,
     rate: float = 100,
     has_nginx: bool = True,
     back_within_s: float = inf,
     settle_s: float = SETTLE_S,
     program: Program = CHATD,
 ) -> Report:
-    """Torture so many nodes under a load of `rate` acts a second. Logs are left in the folder; diaries and the database
-    (embedded as it is, else an export), too, if there are faults.
+    """Torture so many nodes under a load of `rate` acts a second, until the time is over and every kind of fault has
+    been inflicted `each` times. Logs are left in the folder; diaries and the database (embedded as it is, else an
+    export), too, if there are faults.
     """
     async with open_cluster(folder, nodes, has_nginx=has_nginx, program=program) as cluster:
         run = Torture(cluster, Report(seed, clients, seconds), settle_s)
@@ -301,7 +303,7 @@ async def torture(
             nursery.start_soon(run.watch_lag)
             for client in run.clients:
                 nursery.start_soon(client.run)
-            await run.suffer(nemesis, kinds, seconds)
+            await run.suffer(nemesis, kinds, seconds, each)
             await run.settle()
             nursery.cancel_scope.cancel()
         # What clients wrote down lasts to the end: to look through it for garbage again and again finds nothing.
