@@ -61,14 +61,14 @@ class BackEnds(NamedTuple):
 
 @asynccontextmanager
 async def open_back_ends(
-    data_path: Path, database_options: DatabaseOptions, bus_options: BusOptions, *, node_name: str
+    data_path: Path, database_options: DatabaseOptions, bus_options: BusOptions, *, node_name: str, silence_s: float
 ) -> AsyncIterator[BackEnds]:
-    """Database and bus of the configuration. Raises `StartFault`."""
+    """Database and bus of the configuration; after `silence_s` a node counts as dead. Raises `StartFault`."""
     async with AsyncExitStack() as stack:
         if database_options.url or bus_options.url:
             await stack.enter_async_context(_open_loop())
         database = await stack.enter_async_context(_open_database(data_path, database_options))
-        bus = await stack.enter_async_context(_open_bus(bus_options, node_name=node_name))
+        bus = await stack.enter_async_context(_open_bus(bus_options, node_name=node_name, silence_s=silence_s))
         yield BackEnds(database, Queries(database.dialect), bus)
 
 
@@ -124,7 +124,7 @@ def _open_embedded(data_path: Path, options: DatabaseOptions) -> AbstractAsyncCo
 
 
 @asynccontextmanager
-async def _open_bus(options: BusOptions, *, node_name: str) -> AsyncIterator[Bus]:
+async def _open_bus(options: BusOptions, *, node_name: str, silence_s: float) -> AsyncIterator[Bus]:
     if not options.url:
         yield LocalBus(trio.current_time)
         return
@@ -137,7 +137,7 @@ async def _open_bus(options: BusOptions, *, node_name: str) -> AsyncIterator[Bus
             bus = await stack.enter_async_context(
                 open_redis_bus(
                     options.url.reveal(), prefix=options.prefix, timeout_s=options.timeout_s, node=node,
-                    seconds=trio.current_time,
+                    seconds=trio.current_time, expiry_s=silence_s,
                 )
             )  # fmt: skip
         except Unavailable as error:

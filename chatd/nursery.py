@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from chatd import telemetry
+from chatd.chat import presence
 from chatd.connection import Connection, bytes_acknowledged
 from chatd.errors import CloseCode
 from chatd.limits.addresses import IpNetwork, client_address, is_trusted
@@ -192,7 +193,8 @@ async def _serve_upgraded(
     try:
         await _run(connection, handshake, upgrade)
     finally:
-        door.chat.sessions.remove(connection.session, door.chat.clock())
+        grace_s = presence.grace_s(door.chat, connection.close_code)
+        door.chat.sessions.remove(connection.session, door.chat.clock(), grace_s=grace_s)
         door.connections.discard(connection)
         connection.let_go()
         door.metrics.active_connections.dec()

@@ -24,8 +24,10 @@ from chatd.backends import StartFault, check_back_ends, hold_data_folder, open_b
 from chatd.bus.hub import HubOptions, open_hub
 from chatd.bus.port import Event, Notice
 from chatd.chat.context import Chat, Options, flush, rates_of
+from chatd.chat.presence import Presence
 from chatd.chat.routes import answer
 from chatd.chat.sessions import Sessions
+from chatd.chat.typists import Typists
 from chatd.chat.word_filter import read_word_filter
 from chatd.clock import Clock, wall_clock_ms
 from chatd.collector import Collector
@@ -40,15 +42,21 @@ from chatd.listener import serve_http
 from chatd.loader import open_loader
 from chatd.metrics import Metrics
 from chatd.nursery import Door, serve_websockets
+from chatd.signals import Bell, open_signals
 from chatd.store.accounts import Accounts
 from chatd.store.database import Conflict
 from chatd.store.facts import Facts
 from chatd.store.journal import JournalOptions, open_journal
 from chatd.store.messages import Messages
+from chatd.store.presence import Statuses
 from chatd.store.rooms import NewRoom, Rooms
+from chatd.store.search import Search
+from chatd.store.search_index import IndexOptions, open_search_index
 from chatd.upkeep import Followers, SecondLooks, new_health, open_upkeep, read_arrivals
 
 if TYPE_CHECKING:
+    from chatd.store.database import Database
+    from chatd.store.queries import Queries
     from chatd.wire.outbox import Outbox
 
 log = telemetry.get_logger(__name__)
@@ -90,8 +98,11 @@ async def open_chat(
         check_start(config)
         data_path = config.server.data_path
         database, queries, bus = await enter(
-            open_back_ends(data_path, config.database, config.bus, node_name=config.server.node_name)
-        )
+            open_back_ends(
+                data_path, config.database, config.bus, node_name=config.server.node_name,
+                silence_s=config.presence.offline_after_s,
+            )
+        )  # fmt: skip
         await prepare_schema(database, queries, config.database)
         secrets = signing_secrets(config.auth, data_path)
         metrics = metrics or Metrics()
@@ -103,11 +114,13 @@ async def open_chat(
         hub_options = HubOptions(tail_events=config.messages.tail, slice_receivers=config.websocket.fanout_slice)
         hub = await enter(open_hub(bus, hub_options, read_last_seqs=rooms.last_seqs, read_events=messages.events_after))
         holding: list[Outbox] = []
+        note_written = await enter(_open_search_index(config, database, queries, metrics))
 
         def publish(events: Sequence[Event]) -> None:
             bus.publish(events)
             for event in events:
                 hub.note_stored(event)
+                note_written(event)
                 if event.subject is not None and (kind := MEMBERSHIP_NOTICES.get(event.kind)) is not None:
                     bus.announce(Notice(kind, event.subject, event.room_id, event.seq))
 
@@ -126,7 +139,8 @@ async def open_chat(
         )  # fmt: skip
         arrivals = await enter(open_loader(partial(read_arrivals, accounts, rooms), gather_s=GATHER_S))
         missed = await enter(open_loader(messages.events_of, max_keys=STRETCHES_AT_ONCE))
-        followers, second_looks = Followers(), SecondLooks()
+        followers, second_looks, news, typing = Followers(), SecondLooks(), Bell(), Bell()
+        sessions = Sessions(hub, bus, follow=followers.queue, look_again=second_looks.queue)
         chat = Chat(
             options=Options(
                 limits=config.limits,
@@ -136,6 +150,9 @@ async def open_chat(
                 websocket=config.websocket,
                 http=config.http,
                 features=config.server.features,
+                presence=config.presence,
+                typing=config.typing,
+                search=config.search,
             ),
             rates=rates_of(config.limits),
             epoch=epoch,
@@ -149,16 +166,33 @@ async def open_chat(
             messages=messages,
             arrivals=arrivals,
             missed=missed,
-            sessions=Sessions(hub, bus, follow=followers.queue, look_again=second_looks.queue),
+            sessions=sessions,
+            statuses=Statuses(database, queries),
+            presence=Presence(hub, on_news=news.ring),
+            typists=Typists(hub, bus, sessions, options=config.typing, seconds=trio.current_time, on_due=typing.ring),
             tokens=Tokens(secrets.current, secrets.previous or Secret(), access_s=config.auth.access_minutes * 60),
             passwords=Passwords(cost=config.auth.bcrypt_cost, workers=config.auth.bcrypt_workers),
             word_filter=read_word_filter(config.messages),
             metrics=metrics,
             health=new_health(trio.current_time),
             holding=holding,
+            search=Search(database, queries),
         )
-        async with open_upkeep(chat, facts, followers, second_looks):
+        async with open_upkeep(chat, facts, followers, second_looks), open_signals(chat, news, typing):
             yield chat
+
+
+@asynccontextmanager
+async def _open_search_index(
+    config: Config, database: Database, queries: Queries, metrics: Metrics
+) -> AsyncIterator[Callable[[Event], None]]:
+    """Where the journal's events are noted so that they can be found."""
+    if not config.server.features.search:
+        yield lambda _: None
+        return
+    options = IndexOptions(per_second=config.search.index_per_second)
+    async with open_search_index(database, queries, options, metrics=metrics) as index:
+        yield index.note
 
 
 def check_start(config: Config) -> None:

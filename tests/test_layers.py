@@ -24,7 +24,7 @@ LAYERS: Final = (
     {"__main__"},
     {"administration", "backups", "terminal", "verify"},
     {"server"},
-    {"upkeep"},
+    {"upkeep", "signals"},
     {"backends"},
     {"nursery", "listener"},
     {"connection"},
@@ -77,7 +77,7 @@ DOORS: Final = {
 CLOSED: Final = {"chat": {"trio", "socket"}, "wire": {"trio"}}
 
 #: These start tasks wherever they like; those, only in a function named open_…, whose block the tasks live in.
-STARTERS: Final = {"nursery.py", "listener.py", "server.py", "upkeep.py", "terminal.py"}
+STARTERS: Final = {"nursery.py", "listener.py", "server.py", "upkeep.py", "signals.py", "terminal.py"}
 OPENERS: Final = ("store/", "bus/", "loader.py", "client/")
 
 #: These see the whole configuration: who uses it, and who makes it.

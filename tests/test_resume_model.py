@@ -28,16 +28,20 @@ from chatd.bus.hub import HubOptions, open_hub
 from chatd.bus.port import Notice
 from chatd.chat.context import Chat, Options, flush, rates_of
 from chatd.chat.dispatch import dispatch
+from chatd.chat.presence import Presence
 from chatd.chat.session import Line, Session
 from chatd.chat.sessions import Sessions
+from chatd.chat.typists import Typists
 from chatd.config import (
     AuthOptions,
     Features,
     HttpOptions,
     LimitOptions,
     MessageOptions,
+    PresenceOptions,
     ResumeOptions,
     Secret,
+    TypingOptions,
     WebSocketOptions,
 )
 from chatd.errors import CloseCode, Unavailable
@@ -47,6 +51,7 @@ from chatd.metrics import Metrics
 from chatd.store.accounts import Accounts
 from chatd.store.journal import JournalOptions, open_journal
 from chatd.store.messages import NO_SEQ, Messages
+from chatd.store.presence import Statuses
 from chatd.store.rooms import Rooms
 from chatd.upkeep import Followers, SecondLooks, read_arrivals
 from chatd.wire.frames import close_frame
@@ -751,16 +756,21 @@ async def open_model(
         journal(InlineSqlite(connection), is_own=False) as elsewhere,
         trio.open_nursery() as nursery,
     ):
+        sessions = Sessions(hub, bus, follow=followers.queue, look_again=second_looks.queue)
         chat = Chat(
             options=Options(
                 NO_LIMITS, AuthOptions(), MessageOptions(), ResumeOptions(max_events=max_events),
                 WebSocketOptions(outbox_bytes=outbox_bytes), HttpOptions(), Features(),
+                PresenceOptions(), TypingOptions(),
             ),
             rates=rates_of(NO_LIMITS), epoch=EPOCH, clock=clock, seconds=trio.current_time, bus=bus, hub=hub,
             journal=own_journal, accounts=accounts, rooms=rooms, messages=messages, arrivals=arrivals, missed=missed,
-            sessions=Sessions(hub, bus, follow=followers.queue, look_again=second_looks.queue),
+            sessions=sessions, statuses=Statuses(database, QUERIES), presence=Presence(hub, on_news=lambda: None),
+            typists=Typists(
+                hub, bus, sessions, options=TypingOptions(), seconds=trio.current_time, on_due=lambda: None
+            ),
             tokens=Tokens(Secret("s" * 32), Secret(), access_s=10**6), passwords=cast("Any", None), metrics=METRICS,
-            health=cast("Any", None), holding=holding,
+            health=cast("Any", None), holding=holding, search=cast("Any", None),
         )  # fmt: skip
         nursery.start_soon(bus.carry_on)
         nursery.start_soon(followers.let_follow, chat)

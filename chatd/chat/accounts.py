@@ -268,6 +268,7 @@ async def change_account(chat: Chat, account: Account, caller: Caller, change: A
         raise conflict(["username"]) from None
     if profile is not None:
         tell_all(chat, Notice("profile_changed", account.id, username=new_name))
+        chat.presence.note_change(account.id)
     if password is not None:
         tell_all(chat, Notice("session_revoked", account.id))
     return changed

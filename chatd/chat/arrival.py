@@ -95,6 +95,7 @@ async def settle_in(chat: Chat, session: Session, claims: Claims, message: Authe
     session.line.authenticated()
     session.send(authenticated(chat, session, entries, message.id))
     session.has_arrived = True
+    chat.sessions.appear(session)
 
 
 async def read_arrival(chat: Chat, session: Session, claims: Claims) -> Arrival:

@@ -6,10 +6,11 @@ here, so that a limit has one name.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from chatd.chat.word_filter import NO_WORDS, WordFilter
+from chatd.config import SearchOptions
 from chatd.errors import Refusal
 from chatd.limits.rates import Rate
 
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
     from chatd.bus.hub import Hub
     from chatd.bus.port import Bus, Event, Notice
+    from chatd.chat.presence import Presence
     from chatd.chat.sessions import Sessions
+    from chatd.chat.typists import Typists
     from chatd.clock import Clock
     from chatd.config import (
         AuthOptions,
@@ -26,7 +29,9 @@ if TYPE_CHECKING:
         HttpOptions,
         LimitOptions,
         MessageOptions,
+        PresenceOptions,
         ResumeOptions,
+        TypingOptions,
         WebSocketOptions,
     )
     from chatd.health import Health
@@ -37,7 +42,9 @@ if TYPE_CHECKING:
     from chatd.store.accounts import Accounts, Standing
     from chatd.store.journal import Journal
     from chatd.store.messages import Messages, Stretch
+    from chatd.store.presence import Statuses
     from chatd.store.rooms import OwnRoom, Rooms
+    from chatd.store.search import Search
     from chatd.wire.outbox import Outbox
 
 
@@ -59,6 +66,9 @@ class Options:
     websocket: WebSocketOptions
     http: HttpOptions
     features: Features
+    presence: PresenceOptions
+    typing: TypingOptions
+    search: SearchOptions = field(default_factory=SearchOptions)
 
 
 class Rates(NamedTuple):
@@ -104,12 +114,16 @@ class Chat:
     #: What was missed of rooms, read once for all who ask for the same.
     missed: Loader[Stretch, list[Event]]
     sessions: Sessions
+    statuses: Statuses
+    presence: Presence
+    typists: Typists
     tokens: Tokens
     passwords: Passwords
     metrics: Metrics
     health: Health
     #: Outboxes that hold an acknowledgement until the batch's events have been sent.
     holding: list[Outbox]
+    search: Search
     word_filter: WordFilter = NO_WORDS
 
 

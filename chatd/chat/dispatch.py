@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 from chatd import protocol
 from chatd.chat.arrival import authenticate
 from chatd.chat.messages import get_history, send_message
+from chatd.chat.presence import update_status
 from chatd.chat.refusals import send_error
 from chatd.chat.rooms import join_room, leave_room
+from chatd.chat.typists import typing_start, typing_stop
 from chatd.decoding import BadMessage, decode
 from chatd.errors import Refusal
 from chatd.limits.rates import spend
@@ -46,6 +48,9 @@ RULES: Final[dict[type, Rule]] = {
     protocol.LeaveRoom: Rule(leave_room),
     protocol.SendMessage: Rule(send_message, price="own"),
     protocol.GetHistory: Rule(get_history),
+    protocol.TypingStart: Rule(typing_start),
+    protocol.TypingStop: Rule(typing_stop),
+    protocol.UpdateStatus: Rule(update_status),
 }
 
 

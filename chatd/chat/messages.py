@@ -15,6 +15,7 @@ from chatd.chat.context import take
 from chatd.chat.links import with_links
 from chatd.chat.permissions import check_may
 from chatd.chat.refusals import send_error
+from chatd.chat.typists import who_types
 from chatd.errors import Refusal
 from chatd.protocol import GetHistory, MessageAck, MessageType, RoomHistory, SendMessage, encode, message_in
 from chatd.records import Message, Raw, encode_json, format_time
@@ -122,6 +123,7 @@ async def prepare(chat: Chat, sender: Sender, draft: SendMessage | Draft, settle
         raise Refusal("not_found", "There is no message `replyTo` in this room.")
     detail = f"You may send {limits.messages_per_minute} messages a minute; wait a little."
     await take(chat, "messages:" + sender.user_id, chat.rates.messages, detail)
+    chat.typists.stop(draft.room_id, sender.user_id)
     listed = with_links(draft.metadata, content, draft.message_type)
     return Post(
         room_id=draft.room_id,
@@ -179,7 +181,8 @@ async def get_history(chat: Chat, session: Session, message: GetHistory) -> Room
     await chat.hub.try_to_reach(message.room_id, page.last_seq)
     await session.line.wait_for_space()
     chat.hub.send_backlog(message.room_id)
-    return room_history(room, room.position, page, message.id)
+    typing = who_types(chat, message.room_id, asked_by=session.user_id)
+    return room_history(room, room.position, page, message.id, typing=typing)
 
 
 async def newest_page(chat: Chat, room: ActiveRoom, limit: int) -> Page:
@@ -239,13 +242,13 @@ def _fitting(encoded: Sequence[bytes], max_bytes: int) -> Sequence[bytes]:
     return encoded
 
 
-def room_history(room: ActiveRoom, seq: int, page: Page, request_id: str | None) -> RoomHistory:
+def room_history(room: ActiveRoom, seq: int, page: Page, request_id: str | None, *, typing: list[str]) -> RoomHistory:
     return RoomHistory(
         id=request_id,
         room_id=room.room_id,
         messages=page.messages,
         seq=seq,
         has_more=page.has_more,
-        typing=[],
+        typing=typing,
         read_cursors=[],
     )

@@ -15,6 +15,7 @@ from chatd.chat.context import Chat, take, tell_all
 from chatd.chat.messages import newest_page, room_history
 from chatd.chat.permissions import check_may
 from chatd.chat.session import Membership
+from chatd.chat.typists import who_types
 from chatd.errors import CloseCode, Refusal, bad_fields
 from chatd.ids import new_id
 from chatd.protocol import JoinRoom, LeaveRoom, Ok
@@ -67,7 +68,8 @@ async def hear_room(chat: Chat, session: Session, message: JoinRoom) -> None:
         if room_id not in session.catching_up:
             break
     chat.hub.send_backlog(room_id)
-    session.send(room_history(room, seq, page, message.id))
+    typing = who_types(chat, room_id, asked_by=session.user_id)
+    session.send(room_history(room, seq, page, message.id, typing=typing))
     if not chat.hub.is_heard_by(session, room_id):
         await catch_up(chat, session, room_id, seq)
 
@@ -195,12 +197,13 @@ async def list_members(
     room = await visible_room(chat, user_id, room_id)
     check_may(room.role, "read")
     rows = await chat.rooms.members(room_id, after=after, limit=limit + 1, offset=offset)
-    devices = await chat.bus.devices([row.user_id for row in rows[:limit]])
-    return [_member(row, devices.get(row.user_id, 0)) for row in rows[:limit]], len(rows) > limit
+    online = await chat.bus.online([row.user_id for row in rows[:limit]])
+    return [_member(row, online.get(row.user_id)) for row in rows[:limit]], len(rows) > limit
 
 
-def _member(row: MemberRow, device_count: int) -> Member:
-    online = device_count > 0
+def _member(row: MemberRow, devices: int | None) -> Member:
+    """Somebody seen online with so many devices, none of them while the grace of the last one lasts; or offline."""
+    online = devices is not None
     return Member(
         user_id=row.user_id,
         username=row.username,
@@ -210,7 +213,7 @@ def _member(row: MemberRow, device_count: int) -> Member:
         online=online,
         status=row.status if online else "offline",
         status_message=row.status_message,
-        device_count=device_count,
+        device_count=devices or 0,
         last_seen=None if online else format_time_or_none(row.last_seen_at),
     )
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 #: Called for a session of which the store is to be asked: whether it hears a room, or everything that it is told.
 Follow = Callable[[Session, str], None]
 LookAgain = Callable[[Session], None]
+#: Called when a session is gone, and when a user has left a room, also where no session of theirs is here.
+OnRemoved = Callable[[Session], None]
+OnLeft = Callable[[str, str], None]
 
 
 class Sessions:
@@ -34,6 +37,8 @@ class Sessions:
         self._by_user: dict[str, set[Session]] = {}
         #: When users were last seen to leave (milliseconds since 1970), until the server has stored it.
         self.departures: dict[str, int] = {}
+        self.on_removed: OnRemoved = lambda _: None
+        self.on_left: OnLeft = lambda _room_id, _user_id: None
         hub.on_notice = self.heed
         hub.on_membership = self.heed_event
         hub.on_return = self.look_at_all_again
@@ -42,8 +47,15 @@ class Sessions:
         self._by_user.setdefault(session.user_id, set()).add(session)
         self._bus.arrived(session.user_id)
 
-    def remove(self, session: Session, now_ms: int) -> None:
-        """Forget a session whose connection ended; harmless for one that was never added."""
+    def appear(self, session: Session) -> None:
+        """The session has shown that it is its user's, who is seen online from now on."""
+        self._bus.appeared(session.user_id)
+
+    def remove(self, session: Session, now_ms: int, *, grace_s: float = 0.0) -> None:
+        """Forget a session whose connection ended; harmless for one that was never added.
+
+        Without another connection its user is seen offline `grace_s` later.
+        """
         sessions = self._by_user.get(session.user_id)
         if sessions is None or session not in sessions:
             return
@@ -54,8 +66,9 @@ class Sessions:
         # Whoever is about to let it hear a room finds that there is nobody.
         session.rooms = {}
         session.changes += 1
-        self._bus.departed(session.user_id)
+        self._bus.departed(session.user_id, grace_s=grace_s)
         self.departures[session.user_id] = now_ms
+        self.on_removed(session)
 
     def has(self, session: Session) -> bool:
         """Its connection is alive, and it has authenticated."""
@@ -68,6 +81,8 @@ class Sessions:
         """Act on a notice, for the connections that live here."""
         if notice.kind == "profile_changed" and notice.username is not None:
             self._hub.forget_tails(notice.user_id)
+        if notice.kind == "member_left" and notice.room_id is not None:
+            self.on_left(notice.room_id, notice.user_id)
         for session in self.of_user(notice.user_id):
             match notice.kind:
                 case "member_joined":
@@ -89,6 +104,8 @@ class Sessions:
 
     def heed_event(self, event: Event) -> None:
         """A room's event by which a membership began or ended, behind its delivery."""
+        if event.kind == "user_left" and event.subject is not None:
+            self.on_left(event.room_id, event.subject)
         for session in self.of_user(event.subject or ""):
             if event.kind == "user_joined":
                 self._joined(session, event.room_id, event.seq, None)

@@ -1,0 +1,91 @@
+"""What the daemon tells by itself of people: who came online and who is gone, and who has stopped typing.
+
+`server` opens it around the time in which it serves. The rules are in `chat.presence` and `chat.typists`; in here is
+when they run: with a moment between, so that what happens together is told together, and not at all while nothing does.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from chatd import telemetry
+from chatd.chat.presence import tell
+from chatd.errors import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from chatd.chat.context import Chat
+
+log = telemetry.get_logger(__name__)
+
+#: Seconds in which news gather, and users of whom is told together.
+GATHER_S: Final = 0.05
+TELL_AT_ONCE: Final = 200
+#: Seconds between two tries while the database is out.
+RETRY_S: Final = 1.0
+#: Seconds between two looks at who is offline by now.
+CLAIM_S: Final = 1.0
+
+
+class Bell:
+    """What a task sleeps on until something is to be done."""
+
+    def __init__(self) -> None:
+        self._rung = trio.Event()
+
+    def ring(self) -> None:
+        self._rung.set()
+
+    async def wait_rung(self) -> None:
+        """Wait until it has been rung since the last return from here."""
+        await self._rung.wait()
+        self._rung = trio.Event()
+
+
+async def tell_news(chat: Chat, bell: Bell) -> None:
+    """Tell what is new of users, many by one read, with a pause before the next ones."""
+    is_waiting = False
+    while True:
+        await bell.wait_rung()
+        while chat.presence.has_news:
+            await trio.sleep(GATHER_S)
+            news = chat.presence.take(TELL_AT_ONCE)
+            try:
+                await tell(chat, news)
+                is_waiting = False
+            except Refusal as refusal:
+                chat.presence.put_back(news)
+                if not is_waiting:
+                    log.warning("presence_waits", users=len(news), detail=refusal.detail)
+                is_waiting = True
+                await trio.sleep(RETRY_S)
+
+
+async def claim_offline(chat: Chat) -> None:
+    """Look who is seen offline by now, and of whom it falls to this node to tell."""
+    while True:
+        await trio.sleep(CLAIM_S)
+        chat.presence.note_offline(await chat.bus.claim_offline())
+
+
+async def time_typing(chat: Chat, bell: Bell) -> None:
+    """End what is not repeated; asleep while nobody types."""
+    while True:
+        with trio.move_on_at(chat.typists.next_due):
+            await bell.wait_rung()
+        chat.typists.run_due()
+
+
+@asynccontextmanager
+async def open_signals(chat: Chat, news: Bell, typing: Bell) -> AsyncIterator[None]:
+    """Tell for as long as the block lasts."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tell_news, chat, news)
+        nursery.start_soon(claim_offline, chat)
+        nursery.start_soon(time_typing, chat, typing)
+        yield
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,7 @@
+-- What users say of themselves, and who hears of it.
+
+-- name: set_status
+-- An absent message stays, an empty one is taken away.
+UPDATE users
+SET status = :status, status_message = NULLIF(COALESCE(:message, status_message), ''), updated_at = :now
+WHERE id = :id;
