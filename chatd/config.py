@@ -68,6 +68,7 @@ class Features(Struct, frozen=True, kw_only=True):
 
     registration: bool = True
     room_creation: bool = True
+    search: bool = True
     presence: bool = True
     typing: bool = True
 
@@ -248,6 +249,15 @@ class MessageOptions(Struct, frozen=True, kw_only=True):
     link_previews: bool = False
 
 
+class SearchOptions(Struct, frozen=True, kw_only=True):
+    """Finding messages by their words."""
+
+    query_characters: Annotated[int, Meta(ge=1, le=1000)] = 200
+    matches: Annotated[int, Meta(ge=1, le=2000)] = 200
+    timeout_s: Seconds = 1
+    index_per_second: Annotated[int, Meta(ge=1, le=1_000_000)] = 5000
+
+
 class ResumeOptions(Struct, frozen=True, kw_only=True):
     """What a client that comes back is sent."""
 
@@ -285,6 +295,7 @@ class Config(Struct, frozen=True, kw_only=True):
     presence: PresenceOptions = PresenceOptions()
     typing: TypingOptions = TypingOptions()
     messages: MessageOptions = MessageOptions()
+    search: SearchOptions = SearchOptions()
     resume: ResumeOptions = ResumeOptions()
     uploads: UploadOptions = UploadOptions()
     telemetry: TelemetryOptions = TelemetryOptions()

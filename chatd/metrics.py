@@ -65,6 +65,11 @@ class Metrics:
         self.journal_waiting = Gauge(
             "chatd_journal_waiting", "Entries that wait for their transaction.", registry=registry
         )
+        self.search_lag_seconds = Gauge(
+            "chatd_search_lag_seconds",
+            "How long the oldest message has waited that cannot be found yet.",
+            registry=registry,
+        )
         self.http_seconds = Histogram(
             "chatd_http_seconds", "From a request's head to the end of its answer.", buckets=_SECONDS, registry=registry
         )

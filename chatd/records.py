@@ -129,6 +129,27 @@ class Member(_Record, frozen=True):
     last_seen: str | None = None
 
 
+class ExcerptPart(_Record, frozen=True):
+    """A piece of a message's text as it was written; `match` where it is what was looked for."""
+
+    text: str
+    match: bool = False
+
+
+class SearchResult(_Record, frozen=True):
+    """A message that was found, with the part of it that matches."""
+
+    message_id: str
+    room_id: str
+    seq: int
+    sender_id: str
+    sender_name: str
+    message_type: str
+    created_at: str
+    excerpt: list[ExcerptPart]
+    edited_at: str | None = None
+
+
 _encoder: Final = msgspec.json.Encoder()
 #: JSON bytes of a record or a message.
 encode_json: Final = _encoder.encode

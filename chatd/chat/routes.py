@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from chatd.chat.accounts import identify
 from chatd.chat.context import Chat, take
 from chatd.chat.operation import health, metrics, readiness
-from chatd.chat.web import accounts, messages, rooms
+from chatd.chat.web import accounts, messages, rooms, search
 from chatd.chat.web.call import Call, Rule
 from chatd.errors import Refusal
 from chatd.limits.addresses import limited_as
@@ -58,6 +58,7 @@ ROUTES: Final = (
     Route("GET", "/api/rooms/:id/members", rooms.list_members),
     Route("GET", "/api/rooms/:id/messages", messages.list_messages),
     Route("POST", "/api/rooms/:id/messages", messages.send_message),
+    Route("GET", "/api/search", search.search_messages),
     Route("GET", "/healthz", health, is_open=True),
     Route("GET", "/readyz", readiness, is_open=True),
     Route("GET", "/metrics", metrics, is_open=True),
