@@ -1,7 +1,8 @@
 """A storm for `chatd.client`: connections are cut at random bytes, and nothing may be lost, repeated or left behind.
 
 `python -m tests.client_storm --seed 7 --cuts 1000` is the long form; tests/test_client_storm.py has the short one. The
-daemon is a process of its own. Clients send to rooms, listen with buffers that are too small, leave and join, while a
+daemon is a process of its own, or there are several on a PostgreSQL and a Redis behind nginx (`--nodes 3`), so that a
+client comes back to any of them. Clients send to rooms, listen with buffers that are too small, leave and join, while a
 TCP proxy cuts each of their connections after so many bytes as a die says: in the upgrade, in the resume, in the sends.
 """
 
@@ -17,15 +18,21 @@ from collections import Counter, defaultdict
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from chatd.client import Client, Stream, open_client, place_of
+from chatd.configfile import load_config
 from chatd.protocol import NewMessage, Resync, UserLeft
-from tests.daemon import Process, SignedIn, start_process
-from tests.torture.checker import read_database
+from tests.daemon import NO_FILE, Process, SignedIn, environment, start_process
+from tests.nginx import open_nginx
+from tests.servers import RUN
+from tests.test_cluster import new_back_ends
+from tests.torture.checker import Found, read_source
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -141,12 +148,14 @@ class Report:
     connections: int = 0
     sent: int = 0
     handed: int = 0
+    #: Nodes that clients came to.
+    nodes: int = 0
     faults: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         lines = [f"BROKEN: {fault}" for fault in self.faults[:50]] or ["Every promise was kept."]
         lines.append(
-            f"seed {self.seed}: {self.connections} connections, {self.cuts} of them cut, "
+            f"seed {self.seed}: {self.connections} connections to {self.nodes} nodes, {self.cuts} of them cut, "
             f"{self.sent} messages sent, {self.handed} events handed over"
         )
         return "\n".join(lines)
@@ -238,11 +247,41 @@ class Work:
             await client.leave(self.lobby)
 
 
-async def storm(folder: Path, *, seed: int, cuts: int) -> Report:
-    """Cut connections of clients at work so many times, let them finish, and compare."""
+@dataclass(frozen=True)
+class Place:
+    """The daemons of a storm, the port to reach any of them, and their database."""
+
+    nodes: list[Process]
+    port: int
+    source: str
+
+
+@asynccontextmanager
+async def open_place(folder: Path, count: int | None) -> AsyncIterator[Place]:
+    """So many nodes on a new PostgreSQL database and Redis, behind nginx; `None`: one, on what the test stands on."""
+    options = {} if count is None else new_back_ends()
+    database = load_config(NO_FILE, environment(folder, limits=False, **options)).database
+    source = database.url.reveal() or str(folder / "chatd.db")
+    async with AsyncExitStack() as stack:
+        if count is None:
+            daemon = await stack.enter_async_context(start_process(folder))
+            yield Place([daemon], daemon.websocket_port, source)
+            return
+        nodes = [
+            await stack.enter_async_context(start_process(folder / f"node{number}", limits=False, **options))
+            for number in range(count)
+        ]
+        # It has three places to fill; what it says of connections that were cut is no news.
+        front = await stack.enter_async_context(open_nginx(list(islice(cycle(nodes), 3)), stderr=DEVNULL))
+        yield Place(nodes, front.websocket_port, source)
+
+
+async def storm(folder: Path, *, seed: int, cuts: int, nodes: int | None = None) -> Report:
+    """Cut connections of clients at work so many times, let them finish, and compare; `nodes` as for `open_place`."""
     dice = random.Random(seed)
     report = Report(seed)
-    async with start_process(folder) as daemon, open_cutter(daemon.websocket_port, dice) as cutter:
+    async with open_place(folder, nodes) as place, open_cutter(place.port, dice) as cutter:
+        daemon = place.nodes[0]
         users = [await daemon.register(f"user{number}") for number in range(CLIENTS)]
         members = [user.id for user in users[1:]]
         rooms = [await daemon.create_room(users[0], f"room{number}", members=members) for number in range(ROOMS)]
@@ -262,8 +301,10 @@ async def storm(folder: Path, *, seed: int, cuts: int) -> Report:
         if (after := (living_tasks(), open_sockets())) != before:
             report.faults.append(f"tasks and sockets were {before}, and are {after}: some are left behind")
         report.cuts, report.connections = cutter.cuts, cutter.connections
-        await _stop(daemon)
-    _check(folder, witnesses, report)
+        for node in place.nodes:
+            report.nodes += any(line.get("event") == "authenticated" for line in node.log)
+            await _stop(node)
+    _check(read_source(place.source), witnesses, report)
     return report
 
 
@@ -273,8 +314,7 @@ async def _stop(daemon: Process) -> None:
         await daemon.process.wait()
 
 
-def _check(folder: Path, witnesses: list[Witness], report: Report) -> None:
-    stored = read_database(folder / "chatd.db")
+def _check(stored: Found, witnesses: list[Witness], report: Report) -> None:
     places = {(kept.sender_id, kept.content): (kept.room_id, kept.seq) for kept in stored.messages}
     times = Counter((kept.sender_id, kept.content) for kept in stored.messages)
     contents = {(kept.room_id, kept.seq): kept.content for kept in stored.messages}
@@ -306,9 +346,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
     parser.add_argument("--cuts", type=int, default=1000)
+    parser.add_argument(
+        "--nodes", type=int, choices=(1, 2, 3), help="so many on PostgreSQL and Redis (default: one that is embedded)"
+    )
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        report = trio.run(partial(storm, Path(folder), seed=args.seed, cuts=args.cuts))
+    with RUN, tempfile.TemporaryDirectory() as folder:
+        report = trio.run(partial(storm, Path(folder), seed=args.seed, cuts=args.cuts, nodes=args.nodes))
     sys.stdout.write(f"{report}\n")
     sys.exit(bool(report.faults))
 

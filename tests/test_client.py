@@ -31,7 +31,7 @@ from chatd.errors import Refusal
 from chatd.identity.tokens import Tokens
 from chatd.protocol import NewMessage, UserLeft
 from tests.client_storm import living_tasks, open_cutter, open_sockets, wait_until
-from tests.daemon import Daemon, SignedIn, open_daemon, start_process
+from tests.daemon import ON_BOTH_BACK_ENDS, Daemon, SignedIn, open_daemon, start_process
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -44,7 +44,8 @@ SOON = (0.01, 0.05)
 
 
 @pytest.fixture
-async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
+async def daemon(back_ends: str, tmp_path: Path) -> AsyncIterator[Daemon]:
+    """On either kind of back ends: a test that asks for it runs on both."""
     async with open_daemon(tmp_path) as opened:
         yield opened
 
@@ -183,6 +184,7 @@ async def test_checkpoint_lets_another_client_go_on_where_one_was(daemon: Daemon
             assert contents(await take(events, 4)) == ["2", "3", "4", "5"]
 
 
+@ON_BOTH_BACK_ENDS
 async def test_daemon_that_is_killed_and_started_again_loses_and_repeats_nothing(tmp_path: Path) -> None:
     is_known, is_dying = trio.Event(), trio.Event()
     users: list[SignedIn] = []
@@ -226,6 +228,7 @@ async def _send_numbers(client: Client, room_id: str, acks: list[int]) -> None:
         acks.append(ack.seq)
 
 
+@ON_BOTH_BACK_ENDS
 async def test_daemon_that_falls_silent_is_given_up_and_found_again(tmp_path: Path) -> None:
     async with start_process(tmp_path, WEBSOCKET_HEARTBEAT_S="1", WEBSOCKET_DEAD_AFTER_S="2") as daemon:
         ada = await daemon.register("ada")
@@ -242,6 +245,7 @@ async def test_daemon_that_falls_silent_is_given_up_and_found_again(tmp_path: Pa
                     pass
 
 
+@ON_BOTH_BACK_ENDS
 async def test_server_that_stops_says_when_to_come_back(tmp_path: Path) -> None:
     async with open_daemon(tmp_path) as daemon:
         ada = await daemon.register("ada")
@@ -254,6 +258,7 @@ async def test_server_that_stops_says_when_to_come_back(tmp_path: Path) -> None:
                 assert lost.retry_in_s == shutdown.reconnect_after_ms / 1000  # type: ignore[union-attr] # compared
 
 
+@ON_BOTH_BACK_ENDS
 async def test_client_waits_for_a_server_that_is_not_there_yet(tmp_path: Path) -> None:
     async with start_process(tmp_path) as first:
         ada = await first.register("ada")
@@ -335,6 +340,7 @@ def test_url_says_where_to_connect() -> None:
 # -- limits, tokens, pressure -----------------------------------------------------------------------------------------
 
 
+@ON_BOTH_BACK_ENDS
 async def test_messages_past_the_limit_are_sent_as_fast_as_it_allows_and_nothing_is_closed(
     tmp_path: Path,
 ) -> None:
@@ -420,6 +426,7 @@ async def test_user_who_takes_nothing_may_still_ask_and_then_has_everything_in_o
             assert contents(await take(events, 310)) == [f"{number}" for number in range(310)]
 
 
+@ON_BOTH_BACK_ENDS
 async def test_client_whose_user_takes_too_slowly_is_closed_by_the_server_and_resumes(tmp_path: Path) -> None:
     async with open_daemon(tmp_path, WEBSOCKET_OUTBOX_BYTES="100000") as daemon:
         ada, bob = await daemon.register("ada"), await daemon.register("bob")

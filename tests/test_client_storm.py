@@ -5,24 +5,36 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
+import pytest
 
 from chatd.client.core import Core
 from chatd.client.requests import Requests
 from tests.client_storm import storm
+from tests.daemon import ON_BOTH_BACK_ENDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import pytest
-
     from chatd.protocol import Resume
 
 
+@ON_BOTH_BACK_ENDS
 async def test_client_that_is_cut_again_and_again_loses_and_repeats_nothing(tmp_path: Path) -> None:
     report = await storm(tmp_path, seed=1, cuts=80)
     assert report.faults == [], str(report)
     assert report.cuts >= 80
+    assert report.handed > report.sent > 0
+
+
+@pytest.mark.parametrize("nodes", [2, 3])
+async def test_client_that_comes_back_to_any_of_several_nodes_loses_and_repeats_nothing(
+    nodes: int, tmp_path: Path
+) -> None:
+    report = await storm(tmp_path, seed=1, cuts=40, nodes=nodes)
+    assert report.faults == [], str(report)
+    assert report.nodes == nodes
+    assert report.cuts >= 40
     assert report.handed > report.sent > 0
 
 

@@ -77,12 +77,17 @@ def run_apart(function: Callable[..., Awaitable[T]], *args: Any) -> T:
 
 def read_database(path: Path) -> Found:
     """Read a database file, also while a daemon uses it."""
-    return run_apart(_read, str(path))
+    return read_source(str(path))
 
 
 def read_postgres(server: Postgres, database: str) -> Found:
     """The same of a PostgreSQL."""
-    return run_apart(_read, server.url(database))
+    return read_source(server.url(database))
+
+
+def read_source(source: str) -> Found:
+    """The same of what is at a path or a URL."""
+    return run_apart(_read, source)
 
 
 def read_last_seqs(server: Postgres, database: str) -> dict[str, int]:
