@@ -64,13 +64,24 @@ Fault: TypeAlias = tuple[str, str]
 
 
 class Features(Struct, frozen=True, kw_only=True):
-    """What can be switched off; what is off answers `feature_disabled`."""
+    """What can be switched off, also by a reload; what is off answers `feature_disabled`."""
 
     registration: bool = True
     room_creation: bool = True
-    search: bool = True
+    edits: bool = True
+    reactions: bool = True
+    pins: bool = True
+    threads: bool = True
+    receipts: bool = True
+    direct_messages: bool = True
+    blocks: bool = True
+    moderation: bool = True
+    invitations: bool = True
     presence: bool = True
     typing: bool = True
+    notifications: bool = True
+    search: bool = True
+    profiles: bool = True
 
 
 class ServerOptions(Struct, frozen=True, kw_only=True):

@@ -23,7 +23,7 @@ from chatd import telemetry
 from chatd.backends import StartFault, check_back_ends, hold_data_folder, open_back_ends, prepare_schema
 from chatd.bus.hub import HubOptions, open_hub
 from chatd.bus.port import Event, Notice
-from chatd.chat.context import Chat, Options, flush, rates_of
+from chatd.chat.context import Chat, Options, flush
 from chatd.chat.presence import Presence
 from chatd.chat.routes import answer
 from chatd.chat.sessions import Sessions
@@ -154,7 +154,6 @@ async def open_chat(
                 typing=config.typing,
                 search=config.search,
             ),
-            rates=rates_of(config.limits),
             epoch=epoch,
             clock=clock,
             seconds=trio.current_time,

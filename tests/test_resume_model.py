@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from chatd import telemetry
 from chatd.bus.hub import HubOptions, open_hub
 from chatd.bus.port import Notice
-from chatd.chat.context import Chat, Options, flush, rates_of
+from chatd.chat.context import Chat, Options, flush
 from chatd.chat.dispatch import dispatch
 from chatd.chat.presence import Presence
 from chatd.chat.session import Line, Session
@@ -763,7 +763,7 @@ async def open_model(
                 WebSocketOptions(outbox_bytes=outbox_bytes), HttpOptions(), Features(),
                 PresenceOptions(), TypingOptions(),
             ),
-            rates=rates_of(NO_LIMITS), epoch=EPOCH, clock=clock, seconds=trio.current_time, bus=bus, hub=hub,
+            epoch=EPOCH, clock=clock, seconds=trio.current_time, bus=bus, hub=hub,
             journal=own_journal, accounts=accounts, rooms=rooms, messages=messages, arrivals=arrivals, missed=missed,
             sessions=sessions, statuses=Statuses(database, QUERIES), presence=Presence(hub, on_news=lambda: None),
             typists=Typists(

@@ -62,8 +62,6 @@ class Caller:
 
 async def register(chat: Chat, origin: Origin, *, email: str, username: str, password: str) -> Grant:
     """Make an account and sign in. Raises `Refusal`: `bad_message` with every failing field, `conflict`."""
-    if not chat.options.features.registration:
-        raise Refusal("feature_disabled", "Registration is switched off on this server; ask its administrator.")
     await take(chat, "sign-ins:" + limited_as(origin.address), chat.rates.sign_ins, _TOO_MANY)
     account = await add_account(chat, email=email, username=username, password=password)
     log.info("registered", user=account.id, address=origin.address)

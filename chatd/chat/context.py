@@ -55,9 +55,9 @@ class Arrival(NamedTuple):
     rooms: list[OwnRoom]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Options:
-    """The tables of chatd.toml that the rules read."""
+    """The tables of chatd.toml that the rules read, each time anew: a reload puts others in their place."""
 
     limits: LimitOptions
     auth: AuthOptions
@@ -69,6 +69,14 @@ class Options:
     presence: PresenceOptions
     typing: TypingOptions
     search: SearchOptions = field(default_factory=SearchOptions)
+    rates: Rates = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.limit(self.limits)
+
+    def limit(self, limits: LimitOptions) -> None:
+        """Put other limits, and the rates that they make, in the place of these."""
+        self.limits, self.rates = limits, rates_of(limits)
 
 
 class Rates(NamedTuple):
@@ -100,7 +108,6 @@ class Chat:
     """Everything that rules use. `seconds` is the event loop's clock, `clock` the time of day."""
 
     options: Options
-    rates: Rates
     epoch: str
     clock: Clock
     seconds: Callable[[], float]
@@ -125,6 +132,10 @@ class Chat:
     holding: list[Outbox]
     search: Search
     word_filter: WordFilter = NO_WORDS
+
+    @property
+    def rates(self) -> Rates:
+        return self.options.rates
 
 
 def flush(holding: list[Outbox]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from chatd import protocol
 from chatd.chat.arrival import authenticate
+from chatd.chat.features import Feature, check_feature
 from chatd.chat.messages import get_history, send_message
 from chatd.chat.presence import update_status
 from chatd.chat.refusals import send_error
@@ -29,11 +30,15 @@ if TYPE_CHECKING:
 
 
 class Rule(NamedTuple):
-    """A rule and its price. `own` is one whose price it takes itself; `request` counts towards the connection's."""
+    """A rule, its price and its switch.
+
+    A price of its `own` it takes itself; `request` counts towards the connection's.
+    """
 
     run: Callable[[Chat, Session, Any], Awaitable[ServerReply | None]]
     price: Literal["own", "request"] = "request"
     before_authentication: bool = False
+    feature: Feature | None = None
 
 
 async def pong(chat: Chat, _session: Session, message: Ping) -> Pong:
@@ -48,9 +53,9 @@ RULES: Final[dict[type, Rule]] = {
     protocol.LeaveRoom: Rule(leave_room),
     protocol.SendMessage: Rule(send_message, price="own"),
     protocol.GetHistory: Rule(get_history),
-    protocol.TypingStart: Rule(typing_start),
-    protocol.TypingStop: Rule(typing_stop),
-    protocol.UpdateStatus: Rule(update_status),
+    protocol.TypingStart: Rule(typing_start, feature="typing"),
+    protocol.TypingStop: Rule(typing_stop, feature="typing"),
+    protocol.UpdateStatus: Rule(update_status, feature="presence"),
 }
 
 
@@ -72,6 +77,7 @@ async def dispatch(chat: Chat, session: Session, text: str) -> None:
         _check_price(chat, session, rule)
         if not session.has_arrived and not rule.before_authentication:
             raise Refusal("unauthenticated", 'Send {"type":"authenticate","token":"…"} first.')
+        check_feature(chat, rule.feature)
         reply = await rule.run(chat, session, message)
         if reply is not None and (request_id is not None or type(reply) is not Ok):
             session.send(reply)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from chatd.chat.accounts import identify
 from chatd.chat.context import Chat, take
+from chatd.chat.features import Feature, check_feature
 from chatd.chat.operation import health, metrics, readiness
 from chatd.chat.web import accounts, messages, rooms, search
 from chatd.chat.web.call import Call, Rule
@@ -24,12 +25,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A method and a path, in which parts that begin with a colon are variable. `open`: no token is asked for."""
+    """A method and a path, in which parts that begin with a colon are variable.
+
+    `is_open`: no token is asked for; `feature`: the switch that it stands under.
+    """
 
     method: str
     path: str
     rule: Rule
     is_open: bool = False
+    feature: Feature | None = None
 
     def match(self, parts: list[str]) -> tuple[str, ...] | None:
         """The variable parts of a path that fits, else `None`."""
@@ -46,19 +51,19 @@ class Route:
 
 
 ROUTES: Final = (
-    Route("POST", "/api/auth/register", accounts.register, is_open=True),
+    Route("POST", "/api/auth/register", accounts.register, is_open=True, feature="registration"),
     Route("POST", "/api/auth/login", accounts.login, is_open=True),
     Route("POST", "/api/auth/refresh", accounts.refresh, is_open=True),
     Route("POST", "/api/auth/logout", accounts.logout),
     Route("GET", "/api/users/me", accounts.get_own_profile),
     Route("PATCH", "/api/users/me", accounts.change_own_profile),
     Route("GET", "/api/rooms", rooms.list_rooms),
-    Route("POST", "/api/rooms", rooms.create_room),
+    Route("POST", "/api/rooms", rooms.create_room, feature="room_creation"),
     Route("GET", "/api/rooms/:id", rooms.get_room),
     Route("GET", "/api/rooms/:id/members", rooms.list_members),
     Route("GET", "/api/rooms/:id/messages", messages.list_messages),
     Route("POST", "/api/rooms/:id/messages", messages.send_message),
-    Route("GET", "/api/search", search.search_messages),
+    Route("GET", "/api/search", search.search_messages, feature="search"),
     Route("GET", "/healthz", health, is_open=True),
     Route("GET", "/readyz", readiness, is_open=True),
     Route("GET", "/metrics", metrics, is_open=True),
@@ -87,6 +92,7 @@ async def answer(chat: Chat, request: Request) -> Response:
     if found is None:
         return _nothing_here(chat, request, allowed)
     route, variable = found
+    check_feature(chat, route.feature)
     caller = await identify(chat, claims) if claims else None
     return await route.rule(chat, Call(request, variable, caller))
 
