@@ -14,19 +14,21 @@ from typing import Final
 
 import nh3
 
-#: HTML elements, obsolete ones that browsers still know, and the roots of SVG and MathML.
+#: HTML elements of more than one letter, obsolete ones that browsers still know, and the roots of SVG and MathML.
 _ELEMENTS: Final = (
-    "a abbr acronym address applet area article aside audio b base basefont bdi bdo bgsound big blink blockquote "
-    "body br button canvas caption center cite code col colgroup data datalist dd del details dfn dialog dir div "
-    "dl dt em embed fieldset figcaption figure font footer form frame frameset h1 h2 h3 h4 h5 h6 head header "
-    "hgroup hr html i iframe image img input ins isindex kbd keygen label legend li link listing main map mark "
-    "marquee math menu menuitem meta meter multicol nav nobr noembed noframes noscript object ol optgroup option "
-    "output p param picture plaintext pre progress q rb rp rt rtc ruby s samp script search section select slot "
-    "small source spacer span strike strong style sub summary sup svg table tbody td template textarea tfoot th "
-    "thead time title tr track tt u ul var video wbr xmp"
+    "abbr acronym address applet area article aside audio base basefont bdi bdo bgsound big blink blockquote body "
+    "br button canvas caption center cite code col colgroup data datalist dd del details dfn dialog dir div dl dt "
+    "em embed fieldset figcaption figure font footer form frame frameset h1 h2 h3 h4 h5 h6 head header hgroup hr "
+    "html iframe image img input ins isindex kbd keygen label legend li link listing main map mark marquee math "
+    "menu menuitem meta meter multicol nav nobr noembed noframes noscript object ol optgroup option output param "
+    "picture plaintext pre progress rb rp rt rtc ruby samp script search section select slot small source spacer "
+    "span strike strong style sub summary sup svg table tbody td template textarea tfoot th thead time title tr "
+    "track tt ul var video wbr xmp"
 )
 #: Where an element's tag begins, or a comment or a document type, which only HTML has.
 _TAG: Final = re.compile(rf"</?(?:{_ELEMENTS.replace(' ', '|')})(?=[\s/>])|<!--|<!doctype\b", re.IGNORECASE)
+#: Elements of one letter are named like variables: theirs are tags that are written like some.
+_SHORT_TAG: Final = re.compile(r"</?[abipqsu](?:(?:\s+[a-z][\w-]*)*\s*/?>|[\s/][^<>]*=)", re.IGNORECASE)
 #: An element that only browsers of tomorrow know is harmless text, unless it is given something to run.
 _ANY_TAG: Final = re.compile(r"<[a-z]", re.IGNORECASE)
 _HANDLER: Final = re.compile(r"[\s/\"']on\w+\s*=", re.IGNORECASE)
@@ -38,6 +40,8 @@ def has_html(text: str) -> bool:
     """Whether there is a tag in it that a browser would act on, closed or not. Takes time in proportion to the text."""
     if "<" not in text:
         return False
+    if _SHORT_TAG.search(text):
+        return True
     tag = _TAG.search(text)
     if tag is not None and (text.find(">", tag.end()) >= 0 or text.find("=", tag.end()) >= 0):
         return True
