@@ -42,10 +42,10 @@ Run: TypeAlias = Callable[[Config, argparse.Namespace], Awaitable[str]]
 Declare: TypeAlias = Callable[[argparse.ArgumentParser], None]
 
 
-async def run_serve(config: Config, _args: argparse.Namespace) -> str:
+async def run_serve(config: Config, args: argparse.Namespace) -> str:
     ignore_other_signals()
     raise_file_limit()
-    await serve(config, partial(_welcome, config))
+    await serve(config, partial(_welcome, config), reread=partial(_read_config, args))
     return ""
 
 
@@ -282,11 +282,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(told)
 
 
+def _read_config(args: argparse.Namespace) -> Config:
+    variables = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
+    return load_config(args.config, variables)
+
+
 def _run(args: argparse.Namespace) -> str:
     """What a command prints. What stopped it is raised as itself, however many nurseries it came through."""
     try:
-        variables = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
-        config = load_config(args.config, variables)
+        config = _read_config(args)
         telemetry.configure_logging(config.telemetry.log_level, config.telemetry.log_format, sys.stderr)
         return trio.run(COMMANDS[args.command].run, config, args)
     except BaseExceptionGroup as group:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 DEFAULT_PATH: Final = Path("chatd.toml")
 DEFAULT_DATA_DIR: Final = "./chatd-data"
 PREFIX: Final = "CHATD_"
+#: What a reload may change while the daemon runs: tables, and options of others.
+LIVE: Final = frozenset({"limits", "server.features", "websocket.origins", "http.cors_origins", "telemetry.log_level"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,33 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
             place = source.place if source else _place(path or DEFAULT_PATH, table, option)
             raise ConfigError(f"{place}: {fault}")
     return _filled_in(config, environ)
+
+
+def with_live_options(running: Config, read: Config) -> Config:
+    """The configuration that runs, with those options of the one that was read which can change live."""
+    changed: Config = _with_live(running, read, "")
+    return changed
+
+
+def _with_live(running: Any, read: Any, table: str) -> Any:
+    values = {}
+    for name, value in msgspec.structs.asdict(read).items():
+        inner = f"{table}.{name}".removeprefix(".")
+        if inner in LIVE:
+            values[name] = value
+        elif isinstance(value, Struct):
+            values[name] = _with_live(getattr(running, name), value, inner)
+    return msgspec.structs.replace(running, **values)
+
+
+def differing_options(one: Config, other: Config) -> list[str]:
+    """The options that the two do not have in common, as table and name, in the order of the records."""
+    tables, other_tables = dict(_records(one)), dict(_records(other))
+    return [
+        f"{option.table}.{option.name}"
+        for option in known_options()
+        if getattr(tables[option.table], option.name) != getattr(other_tables[option.table], option.name)
+    ]
 
 
 @cache

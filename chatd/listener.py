@@ -68,14 +68,19 @@ async def serve_http(
     options: HttpOptions | None = None,
     hsts: bool = False,
     metrics: Metrics | None = None,
+    cors_origins: Callable[[], Sequence[str]] | None = None,
 ) -> None:
     """Serve these listeners, which become this function's own, until `draining` is set and all is answered.
 
     From then on nobody is accepted and the listeners are closed, idle connections too; requests that have begun are
     answered, each with `Connection: close`, within the timeouts of `options`. A shorter patience is the caller's:
-    cancelling closes every connection at once. With `hsts` browsers are told to stay with https.
+    cancelling closes every connection at once. With `hsts` browsers are told to stay with https. `cors_origins` is
+    asked at each request for those of `options`, which may have changed since.
     """
-    service = HttpService(handler, draining=draining, options=options or HttpOptions(), hsts=hsts, metrics=metrics)
+    service = HttpService(
+        handler, draining=draining, options=options or HttpOptions(), hsts=hsts, metrics=metrics,
+        cors_origins=cors_origins,
+    )  # fmt: skip
     async with trio.open_nursery() as connections:
         async with trio.open_nursery() as accepting:
             for listener in listeners:
@@ -125,10 +130,12 @@ class HttpService:
         options: HttpOptions,
         hsts: bool = False,
         metrics: Metrics | None = None,
+        cors_origins: Callable[[], Sequence[str]] | None = None,
     ) -> None:
         self.handler = handler
         self.metrics = metrics or Metrics()
         self.options = options
+        self.cors_origins: Callable[[], Sequence[str]] = cors_origins or (lambda: options.cors_origins)
         self.common_headers = (*_SECURITY_HEADERS, _HSTS) if hsts else _SECURITY_HEADERS
         self.trusted_proxies = parse_networks(options.trusted_proxies)
         self.draining = draining
@@ -232,7 +239,7 @@ class _Connection:
             self._service.metrics.count_request(request.method, response.status, trio.current_time() - began)
 
     async def _answer(self, request: Request) -> Response:
-        if _is_preflight(request, self._options):
+        if _is_preflight(request, self._service.cors_origins()):
             return Response(204, _PREFLIGHT_HEADERS)
         try:
             return await self._service.handler(request)
@@ -333,10 +340,10 @@ def _http_problem(error: HttpError) -> Response:
     return problem(error.code, error.detail, status=error.status)
 
 
-def _is_preflight(request: Request, options: HttpOptions) -> bool:
+def _is_preflight(request: Request, origins: Sequence[str]) -> bool:
     return (
         request.method == "OPTIONS"
-        and bool(options.cors_origins)
+        and bool(origins)
         and request.header("origin") is not None
         and request.header("access-control-request-method") is not None
     )
@@ -348,21 +355,21 @@ def _dress(response: Response, request: Request | None, service: HttpService) ->
     own = {name for name, _ in response.headers}
     common = (("date", formatdate(usegmt=True)), *service.common_headers)
     added = tuple(header for header in common if header[0] not in own)
-    return replace(response, headers=(*response.headers, *added, *_cors_headers(origin, service.options)))
+    return replace(response, headers=(*response.headers, *added, *_cors_headers(origin, service.cors_origins())))
 
 
-def _cors_headers(origin: str | None, options: HttpOptions) -> Headers:
+def _cors_headers(origin: str | None, origins: Sequence[str]) -> Headers:
     """The headers of the Fetch standard's CORS protocol.
 
     An origin that is not listed gets none that allows it anything, and its browser keeps the answer from it.
     """
-    if not options.cors_origins:
+    if not origins:
         return ()
     exposed = ("access-control-expose-headers", _EXPOSED_HEADERS)
-    if ANY_ORIGIN in options.cors_origins:
+    if ANY_ORIGIN in origins:
         return () if origin is None else (("access-control-allow-origin", "*"), exposed)
     # Whether there is an Origin or not: a cache must not give one origin's answer to another.
     vary = ("vary", "Origin")
-    if origin is None or origin not in options.cors_origins:
+    if origin is None or origin not in origins:
         return (vary,)
     return vary, ("access-control-allow-origin", origin), ("access-control-allow-credentials", "true"), exposed

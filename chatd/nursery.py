@@ -146,7 +146,7 @@ async def _serve_admitted(sock: socket.socket, peer: str, door: Door, *, is_prox
         door.metrics.refused_upgrades["timeout"].inc()
         return
     address = client_address(peer, upgrade.headers.get("x-forwarded-for"), door.trusted_proxies)
-    refused = _check_origin(upgrade, door.options.origins)
+    refused = _check_origin(upgrade, door.chat.options.websocket.origins)
     if refused is None and is_proxy:
         refused = door.admission.enter_address(address)
     if refused is not None:

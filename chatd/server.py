@@ -42,6 +42,7 @@ from chatd.listener import serve_http
 from chatd.loader import open_loader
 from chatd.metrics import Metrics
 from chatd.nursery import Door, serve_websockets
+from chatd.reload import ReadConfig, Reload
 from chatd.signals import Bell, open_signals
 from chatd.store.accounts import Accounts
 from chatd.store.database import Conflict
@@ -77,11 +78,8 @@ BACKLOG: Final = 4096
 GATHER_S: Final = 0.02
 #: Stretches of rooms' histories that are read by one query: what they hold is in memory together.
 STRETCHES_AT_ONCE: Final = 16
-#: Signals that do nothing yet but say so.
-_NOT_YET: Final = {
-    signal.SIGHUP: ("reload_not_yet", "Options are read at the start only; restart the daemon to change them."),
-    signal.SIGUSR1: ("dump_not_yet", "There is no dump of tasks and counters yet; /metrics has the counters."),
-}
+#: What is said at SIGUSR1, which does nothing yet.
+_NO_DUMP: Final = "There is no dump of tasks and counters yet; /metrics has the counters."
 
 #: Called when both ports are open: with the WebSocket's and the HTTP side's port.
 OnListening = Callable[[int, int], None]
@@ -249,8 +247,13 @@ def bind(table: str, host: str, port: int, *, reuse_port: bool = False) -> list[
     return sockets
 
 
-async def serve(config: Config, on_listening: OnListening, *, stop: trio.Event | None = None) -> None:
-    """Run the daemon until SIGTERM or SIGINT, or until `stop` is set. Raises `StartFault` and `ConfigError`."""
+async def serve(
+    config: Config, on_listening: OnListening, *, stop: trio.Event | None = None, reread: ReadConfig | None = None
+) -> None:
+    """Run the daemon until SIGTERM or SIGINT, or until `stop` is set. Raises `StartFault` and `ConfigError`.
+
+    `reread` reads the configuration again at SIGHUP; without it nothing changes.
+    """
     websocket_sockets = bind(
         "websocket", config.websocket.host, config.websocket.port, reuse_port=config.websocket.reuse_port
     )
@@ -268,7 +271,8 @@ async def serve(config: Config, on_listening: OnListening, *, stop: trio.Event |
             door = Door(chat, config.websocket, admission, chat.metrics, proxies)
             async with trio.open_nursery() as nursery:
                 # Who hears that it listens may stop it at once.
-                await nursery.start(_watch_signals, draining)
+                reload = Reload(config, reread or (lambda: config), chat=chat, admission=admission)
+                await nursery.start(_watch_signals, draining, reload)
                 on_listening(websocket_sockets[0].getsockname()[1], http_sockets[0].getsockname()[1])
                 nursery.start_soon(_collect_garbage, door)
                 async with trio.open_nursery() as serving:
@@ -305,17 +309,20 @@ async def _serve_http(config: Config, sockets: list[socket.socket], chat: Chat, 
         options=config.http,
         hsts=config.server.public_url.startswith("https://"),
         metrics=chat.metrics,
+        cors_origins=lambda: chat.options.http.cors_origins,
     )
 
 
-async def _watch_signals(draining: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
+async def _watch_signals(draining: trio.Event, reload: Reload, *, task_status: trio.TaskStatus[None]) -> None:
     """The first SIGTERM or SIGINT begins the drain; the second ends the process where it stands."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *_NOT_YET) as signals:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) as signals:
         task_status.started()
         async for number in signals:
-            if number in _NOT_YET:
-                event, detail = _NOT_YET[signal.Signals(number)]
-                log.warning(event, detail=detail)
+            if number == signal.SIGHUP:
+                await reload.run()
+                continue
+            if number == signal.SIGUSR1:
+                log.warning("dump_not_yet", detail=_NO_DUMP)
                 continue
             if draining.is_set():
                 log.warning("stopped_at_once", signal=signal.Signals(number).name)

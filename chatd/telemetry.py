@@ -91,6 +91,12 @@ def configure_logging(level: LogLevel, log_format: LogFormat, stream: TextIO) ->
     root.setLevel(max(_output.level, logging.WARNING))
 
 
+def change_level(level: LogLevel) -> None:
+    """Send lines from another level up from now on, to where they are sent."""
+    _output.level = _LEVELS[level]
+    logging.getLogger().setLevel(max(_output.level, logging.WARNING))
+
+
 class _Output:
     """Where lines go and what they look like. Threads may write at the same time."""
 

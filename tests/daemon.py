@@ -287,6 +287,7 @@ class Program:
 
     arguments: tuple[str, ...] = ("-m", "chatd")
     variables: Mapping[str, str] = field(default_factory=dict)
+    config: Path = NO_FILE
 
 
 CHATD = Program()
@@ -323,7 +324,7 @@ async def start_program(
     variables = os.environ | program.variables | environment(data_dir, limits=limits, **options)
     async with trio.open_nursery() as nursery:
         process = await trio.lowlevel.open_process(
-            [sys.executable, *program.arguments, "serve", "--config", str(NO_FILE)], env=variables, stderr=PIPE
+            [sys.executable, *program.arguments, "serve", "--config", str(program.config)], env=variables, stderr=PIPE
         )
         daemon = Process(0, 0, data_dir, process, [])
         nursery.start_soon(_read_log, daemon)

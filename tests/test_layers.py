@@ -24,7 +24,7 @@ LAYERS: Final = (
     {"__main__"},
     {"administration", "backups", "terminal", "verify"},
     {"server"},
-    {"upkeep", "signals"},
+    {"upkeep", "signals", "reload"},
     {"backends"},
     {"nursery", "listener"},
     {"connection"},
@@ -81,7 +81,15 @@ STARTERS: Final = {"nursery.py", "listener.py", "server.py", "upkeep.py", "signa
 OPENERS: Final = ("store/", "bus/", "loader.py", "client/")
 
 #: These see the whole configuration: who uses it, and who makes it.
-CONFIG_READERS: Final = {"server.py", "__main__.py", "administration.py", "backups.py", "configfile.py", "config.py"}
+CONFIG_READERS: Final = {
+    "reload.py",
+    "server.py",
+    "__main__.py",
+    "administration.py",
+    "backups.py",
+    "configfile.py",
+    "config.py",
+}
 
 MAX_LINES: Final = 400
 VAGUE_NAMES: Final = {"utils", "util", "common", "helpers", "helper", "manager", "managers", "misc"}

@@ -41,7 +41,7 @@ class Batches:
     def __init__(self, database: Database, queries: Queries, *, max_members: int) -> None:
         self._database = database
         self._queries = queries
-        self._max_members = max_members
+        self.max_members = max_members
         # Stores messages in one statement, where the database has such a thing.
         self._post = queries.find("journal.post")
 
@@ -63,7 +63,7 @@ class Batches:
             return None
         # The statement has seen that each of them may send.
         standings = {(post.room_id, post.sender_id): Standing("member") for post in posts}
-        return number_batch(Batch(posts, _heads(found), {}, standings, self._max_members, now_ms))
+        return number_batch(Batch(posts, _heads(found), {}, standings, self.max_members, now_ms))
 
     async def _store(self, tx: Transaction, entries: Sequence[Entry | Act], now_ms: int) -> Numbered:
         stored = Numbered()
@@ -99,7 +99,7 @@ class Batches:
         heads, repeats = await self._read_heads(tx, entries)
         keys = dict.fromkeys((entry.room_id, _user_of(entry)) for entry in entries)
         standings = await read_standings(tx, self._queries, list(keys))
-        numbered = number_batch(Batch(entries, heads, repeats, standings, self._max_members, now_ms))
+        numbered = number_batch(Batch(entries, heads, repeats, standings, self.max_members, now_ms))
         for name, parameter, rows in (
             ("journal.add_messages", "messages", numbered.message_rows),
             ("journal.add_events", "events", numbered.event_rows),

@@ -134,6 +134,10 @@ class Journal:
     def waiting(self) -> int:
         return self._waiting_count
 
+    def bound_members(self, max_members: int) -> None:
+        """From the next batch on let each room have at most so many members, 0 for any number."""
+        self._batches.max_members = max_members
+
     async def _commit_all(self) -> None:
         """One commit after the other, the next one begun before what became of the last one is told."""
         while self._ready or not self._closing:
