@@ -95,7 +95,11 @@ async def test_a_signal_of_a_kind_says_so(bus: Bus, ears: RecordingEars) -> None
 
 
 async def test_a_broadcast_is_heard_everywhere_and_says_for_whom_it_is(bus: Bus, ears: RecordingEars) -> None:
-    broadcasts = [Broadcast(["a", "b"], b'{"to":"all"}'), Broadcast(["c"], '{"naïve":"😀"}'.encode(), "ada")]
+    broadcasts = [
+        Broadcast(("a", "b"), b'{"to":"all"}'),
+        Broadcast(("c",), '{"naïve":"😀"}'.encode(), "ada"),
+        Broadcast((), b'{"to":"two"}', to=("ada", "bob")),
+    ]
     bus.broadcast(broadcasts)
     await ears.wait_until(lambda: ears.broadcasts)
     assert ears.broadcasts == broadcasts

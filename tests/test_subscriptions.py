@@ -125,10 +125,10 @@ def test_signals_travel_as_they_are(body: bytes, about: str, kind: str) -> None:
     assert decode_signal(encode_signal(body, about, kind)) == (body, about, kind)
 
 
-ROOM_IDS = st.lists(st.text("abc-1", min_size=1, max_size=5), min_size=1, max_size=3)
+IDS = st.lists(st.text("abc-1", min_size=1, max_size=5), max_size=3).map(tuple)
 
 
-@given(st.lists(st.builds(Broadcast, ROOM_IDS, BODIES, TEXTS), min_size=1, max_size=5))
+@given(st.lists(st.builds(Broadcast, IDS, BODIES, TEXTS, IDS), min_size=1, max_size=5))
 def test_broadcasts_travel_as_they_are(broadcasts: list[Broadcast]) -> None:
     heard = [decode_broadcasts(payload) for payload in encode_broadcasts(broadcasts)]
     assert [broadcast for some in heard for broadcast in some] == broadcasts

@@ -1,4 +1,4 @@
-"""Ephemeral events for everybody in any of several rooms: each receiver of this node gets one once.
+"""Ephemeral events for everybody in any of several rooms, or for some users: each receiver of this node gets one once.
 
 What is heard waits in a queue that is bounded, for it may be lost, and is served a part at a time with a checkpoint
 between, so that a crowd which comes or goes does not hold up anybody. Who listens is looked up when it is served.
@@ -15,7 +15,7 @@ import trio
 from chatd.wire.frames import text_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from chatd.bus.port import Broadcast
     from chatd.bus.room import ActiveRoom, Receiver
@@ -28,9 +28,11 @@ PART_RECEIVERS: Final = 2_000
 
 
 class Broadcasts:
-    """What waits for the listeners of these rooms."""
+    """What waits for the listeners of these rooms, and for the devices of users."""
 
     def __init__(self, rooms: Mapping[str, ActiveRoom]) -> None:
+        #: The connections of a user that live here and may be told things.
+        self.devices_of: Callable[[str], Iterable[Receiver]] = lambda _: ()
         self._rooms = rooms
         self._waiting: deque[Broadcast] = deque()
         self._arrived = trio.Event()
@@ -60,6 +62,8 @@ class Broadcasts:
             for room_id in broadcast.room_ids:
                 if (room := self._rooms.get(room_id)) is not None:
                     receivers |= room.listeners
+            for user_id in broadcast.to:
+                receivers |= {device: device.outbox for device in self.devices_of(user_id)}
             frame = text_frame(broadcast.body)
             for receiver, outbox in receivers.items():
                 if receiver.user_id != broadcast.about:

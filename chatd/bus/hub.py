@@ -30,14 +30,15 @@ log = telemetry.get_logger(__name__)
 
 #: A room whose backlog is larger is served at once, while everybody else waits: what comes in is so held up, too.
 MAX_BACKLOG_BYTES: Final = 1024 * 1024
-#: Events after which one of their subject's connections starts or stops to hear the room.
-MEMBERSHIP: Final = frozenset({"user_joined", "user_left"})
+#: Events after which connections start or stop to hear the room, or may do something else in it.
+MEMBERSHIP: Final = frozenset({"user_joined", "user_left", "member_updated", "room_deleted"})
 
 OnNotice = Callable[[Notice], None]
 OnMembership = Callable[[Event], None]
 OnReturn = Callable[[], None]
 OnSignal = Callable[[str, bytes, str, str], None]
 OnOnline = Callable[[Sequence[str]], None]
+DevicesOf = Callable[[str], Iterable[Receiver]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,10 @@ class Hub:
         self.on_signal: OnSignal = lambda _room_id, _body, _about, _kind: None
         self.on_online: OnOnline = lambda _: None
         bus.attach(self)
+
+    def attach_devices(self, devices_of: DevicesOf) -> None:
+        """Let users be told by their ids; called once."""
+        self._broadcasts.devices_of = devices_of
 
     # -- what chat asks -------------------------------------------------------------------------------------------
 

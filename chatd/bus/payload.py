@@ -3,7 +3,7 @@ r"""What travels between nodes, as bytes.
 A commit's events of one room are one payload, a line each: `seq kind subject body`, the body being JSON and therefore
 without a line end. A signal is `~kind about body`. What is told to all nodes is one JSON array; fields and kinds that a
 newer node knows and this one does not are passed over. Broadcasts come on the same channel, a line each: `~about rooms
-body`, the rooms' ids with commas between. Nothing that is read in here is trusted: another program may
+users body`, the ids with commas between. Nothing that is read in here is trusted: another program may
 publish on our channels.
 """
 
@@ -60,8 +60,8 @@ def encode_broadcasts(broadcasts: Iterable[Broadcast]) -> Iterator[bytes]:
     """Payloads of `MAX_BROADCAST_BYTES` at most, unless a single one is larger."""
     lines: list[bytes] = []
     size = 0
-    for about, room_ids, body in ((item.about, item.room_ids, item.body) for item in broadcasts):
-        line = b"~%b %b %b" % (about.encode(), ",".join(room_ids).encode(), body)
+    for room_ids, body, about, to in broadcasts:
+        line = b"~%b %b %b %b" % (about.encode(), ",".join(room_ids).encode(), ",".join(to).encode(), body)
         if lines and size + len(line) > MAX_BROADCAST_BYTES:
             yield b"\n".join(lines)
             lines, size = [], 0
@@ -75,11 +75,15 @@ def decode_broadcasts(payload: bytes) -> list[Broadcast]:
     """Raises `Malformed`."""
     try:
         return [
-            Broadcast(str(room_ids, "utf-8").split(","), body, str(about[1:], "utf-8"))
-            for about, room_ids, body in [line.split(b" ", 2) for line in payload.split(b"\n")]
+            Broadcast(_ids(room_ids), body, str(about[1:], "utf-8"), _ids(to))
+            for about, room_ids, to, body in [line.split(b" ", 3) for line in payload.split(b"\n")]
         ]
     except ValueError as error:
         raise Malformed from error
+
+
+def _ids(data: bytes) -> tuple[str, ...]:
+    return tuple(str(data, "utf-8").split(",")) if data else ()
 
 
 class Word(NamedTuple):

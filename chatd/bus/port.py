@@ -31,10 +31,14 @@ class Notice(NamedTuple):
     """Something that every node has to act on: whoever is concerned has live connections anywhere.
 
     `member_joined` and `member_left` carry a room and its seq, the first the role too where it is known;
+    `member_updated` carries them with the new role, `room_deleted` without a user;
     `session_revoked` carries a session, or none for all sessions of the user, `profile_changed` a new username.
     """
 
-    kind: Literal["member_joined", "member_left", "session_revoked", "account_disabled", "profile_changed"]
+    kind: Literal[
+        "member_joined", "member_left", "member_updated", "room_deleted", "session_revoked", "account_disabled",
+        "profile_changed",
+    ]  # fmt: skip
     user_id: str
     room_id: str | None = None
     seq: int = 0
@@ -44,11 +48,15 @@ class Notice(NamedTuple):
 
 
 class Broadcast(NamedTuple):
-    """An ephemeral event for everybody in any of these rooms, each once, but the user `about` (empty: for all)."""
+    """An ephemeral event for everybody in any of these rooms, each once, but the user `about` (empty: for all).
+
+    It is also for every device of the users `to`.
+    """
 
     room_ids: Sequence[str]
     body: bytes
     about: str = ""
+    to: Sequence[str] = ()
 
 
 class Ears(Protocol):

@@ -9,14 +9,16 @@ room does so behind the event of the leaving. What has no seq, and what may have
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal
 
+from chatd.bus.port import Notice
 from chatd.chat.session import Session
 from chatd.errors import CloseCode
+from chatd.records import parse_json
 
 if TYPE_CHECKING:
     from chatd.bus.hub import Hub
-    from chatd.bus.port import Bus, Event, Notice
+    from chatd.bus.port import Bus, Event
 
 #: Called for a session of which the store is to be asked: whether it hears a room, or everything that it is told.
 Follow = Callable[[Session, str], None]
@@ -24,6 +26,25 @@ LookAgain = Callable[[Session], None]
 #: Called when a session is gone, and when a user has left a room, also where no session of theirs is here.
 OnRemoved = Callable[[Session], None]
 OnLeft = Callable[[str, str], None]
+
+#: Events that every node has to hear of, whoever listens to the room there.
+_NOTICES: Final[dict[str, Literal["member_joined", "member_left", "member_updated", "room_deleted"]]] = {
+    "user_joined": "member_joined",
+    "user_left": "member_left",
+    "member_updated": "member_updated",
+    "room_deleted": "room_deleted",
+}
+
+
+def notice_of(event: Event) -> Notice | None:
+    """What every node has to be told of an event, if anything."""
+    if (kind := _NOTICES.get(event.kind)) is None:
+        return None
+    role = parse_json(event.body).get("role") if kind == "member_updated" else None
+    if kind == "member_updated" and role is None:
+        # Who may not send for a while is known to the journal.
+        return None
+    return Notice(kind, event.subject or "", event.room_id, event.seq, role=role)
 
 
 class Sessions:
@@ -42,6 +63,7 @@ class Sessions:
         hub.on_notice = self.heed
         hub.on_membership = self.heed_event
         hub.on_return = self.look_at_all_again
+        hub.attach_devices(self.arrived_of_user)
 
     def add(self, session: Session) -> None:
         self._by_user.setdefault(session.user_id, set()).add(session)
@@ -77,18 +99,26 @@ class Sessions:
     def of_user(self, user_id: str) -> Iterable[Session]:
         return tuple(self._by_user.get(user_id, ()))
 
+    def arrived_of_user(self, user_id: str) -> Iterable[Session]:
+        """Those that have been told `authenticated`, so that others may follow."""
+        return [session for session in self._by_user.get(user_id, ()) if session.has_arrived]
+
     def heed(self, notice: Notice) -> None:
         """Act on a notice, for the connections that live here."""
         if notice.kind == "profile_changed" and notice.username is not None:
             self._hub.forget_tails(notice.user_id)
         if notice.kind == "member_left" and notice.room_id is not None:
             self.on_left(notice.room_id, notice.user_id)
+        if notice.kind == "room_deleted":
+            self._deleted(notice.room_id or "", notice.seq)
         for session in self.of_user(notice.user_id):
             match notice.kind:
                 case "member_joined":
                     self._joined(session, notice.room_id or "", notice.seq, notice.role)
                 case "member_left":
                     self._left(session, notice.room_id or "", notice.seq)
+                case "member_updated":
+                    self._updated(session, notice.room_id or "", notice.seq, notice.role)
                 case "session_revoked":
                     if notice.session_id is None:
                         # One that began behind it is not meant, however late it comes.
@@ -103,7 +133,15 @@ class Sessions:
                     self.look_again(session)
 
     def heed_event(self, event: Event) -> None:
-        """A room's event by which a membership began or ended, behind its delivery."""
+        """A room's event by which memberships began, changed or ended, behind its delivery."""
+        if event.kind == "room_deleted":
+            self._deleted(event.room_id, event.seq, is_delivered=True)
+            return
+        if event.kind == "member_updated":
+            told = parse_json(event.body)
+            for session in self.of_user(told["userId"]):
+                self._updated(session, event.room_id, event.seq, told.get("role"))
+            return
         if event.kind == "user_left" and event.subject is not None:
             self.on_left(event.room_id, event.subject)
         for session in self.of_user(event.subject or ""):
@@ -139,6 +177,9 @@ class Sessions:
             return
         known, room = session.rooms.get(room_id), self._hub.room(room_id)
         if known is not None:
+            if seq > known.seq and role != known.role:
+                # It is another stay, in a role that this one need not have had.
+                self.look_again(session)
             if room is None or room.position >= seq:
                 session.enter(room_id, known.role, seq)
             else:
@@ -155,6 +196,24 @@ class Sessions:
             session.enter(room_id, role, seq)
         else:
             self.let_follow(session, room_id, max(seq - 1, 0))
+
+    def _updated(self, session: Session, room_id: str, seq: int, role: str | None) -> None:
+        """The user has another role in a room as of a seq of it."""
+        session.changes += 1
+        known = session.rooms.get(room_id)
+        if role is None or (known is not None and seq <= known.seq):
+            return
+        if known is not None:
+            session.enter(room_id, role, seq)
+        elif room_id in session.joining:
+            # It is about to enter, perhaps in the role that it had before this.
+            self.look_again(session)
+
+    def _deleted(self, room_id: str, seq: int, *, is_delivered: bool = False) -> None:
+        """Everybody's membership of a room ended with its last event."""
+        for sessions in tuple(self._by_user.values()):
+            for session in tuple(sessions):
+                self._left(session, room_id, seq, is_delivered=is_delivered)
 
     def _left(self, session: Session, room_id: str, seq: int, *, is_delivered: bool = False) -> None:
         session.changes += 1
