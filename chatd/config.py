@@ -229,6 +229,9 @@ class LimitOptions(Struct, frozen=True, kw_only=True):
     content_characters: Limit = 10_000
     metadata_bytes: Limit = 4096
     metadata_depth: Limit = 16
+    reactions_per_message: Limit = 20
+    users_per_reaction: Limit = 5000
+    pins_per_room: Limit = 50
     client_message_id_bytes: Annotated[int, Meta(ge=0, le=64)] = 64
 
 
@@ -266,7 +269,7 @@ class SearchOptions(Struct, frozen=True, kw_only=True):
     query_characters: Annotated[int, Meta(ge=1, le=1000)] = 200
     matches: Annotated[int, Meta(ge=1, le=2000)] = 200
     timeout_s: Seconds = 1
-    index_per_second: Annotated[int, Meta(ge=1, le=1_000_000)] = 5000
+    index_per_second: Annotated[int, Meta(ge=1, le=1_000_000)] = 2000
 
 
 class ResumeOptions(Struct, frozen=True, kw_only=True):

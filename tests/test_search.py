@@ -212,7 +212,8 @@ async def test_no_query_breaks_out_of_its_words(daemon: Daemon) -> None:
         assert (refused.status, refused.json()["code"]) == (400, "bad_message")
     twice = await daemon.http("GET", "/api/search?q=a&q=b", token=ada.token)
     assert twice.status == 400
-    assert await daemon.http("GET", "/api/search", token=ada.token)
+    nothing = await daemon.http("GET", "/api/search", token=ada.token)
+    assert (nothing.status, nothing.json()["code"]) == (422, "bad_message")
     many = await ask(daemon, ada, q="hello", limit=101)
     assert (many.status, many.json()["code"]) == (422, "bad_message")
     assert len(await find(daemon, ada, q="hello")) == 1

@@ -37,6 +37,7 @@ pytestmark = pytest.mark.usefixtures("quick_index")
 @pytest.fixture
 def quick_index(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search_index_module, "PAUSE_S", 0.005)
+    monkeypatch.setattr(search_index_module, "LET_OTHERS_S", 0.005)
     monkeypatch.setattr(search_index_module, "RETRY_S", 0.02)
 
 

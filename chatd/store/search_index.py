@@ -4,14 +4,14 @@ Writing a message costs nothing more than its note here. The task reads new mess
 is up to where the room is, so nothing is left out, also where a node died; one node at a time does it. What is edited
 or deleted has left the index in its own transaction (a trigger) and is in `search_changes` until it is read again.
 
-Several thousand messages a second are read; beyond that the index falls behind and makes up for it afterwards.
+So many messages a second are read at most; beyond that the index falls behind and makes up for it afterwards.
 """
 
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import trio
 
@@ -33,17 +33,37 @@ log = telemetry.get_logger(__name__)
 
 #: Events after which there is something to read.
 _FOLLOWED: Final = frozenset({"new_message", "message_edited", "message_deleted"})
-#: Messages and rooms that one transaction reads; on SQLite the journal waits for it.
-BATCH: Final = 250
-ROOMS_AT_ONCE: Final = 100
-#: Seconds between two transactions at least: more is read by each, and little is read often.
-PAUSE_S: Final = 0.1
+#: Messages and rooms that one transaction adds; on SQLite the journal waits for it.
+BATCH: Final = 500
+ROOMS_AT_ONCE: Final = 200
+#: Seconds until what is new is read: more at once costs less.
+PAUSE_S: Final = 0.5
+#: Seconds between two transactions at least.
+LET_OTHERS_S: Final = 0.02
 #: Seconds between two looks for rooms that a node left behind which is gone.
 LOOK_S: Final = 60.0
 #: Seconds between two tries while the database is out.
 RETRY_S: Final = 1.0
 #: Rooms that are found to be behind by one query.
 PAGE: Final = 1000
+
+
+class _Stretch(NamedTuple):
+    """The seqs of a room behind `after` up to `until`, which are to be read; `number` is the room's in the index."""
+
+    number: int
+    room_id: str
+    after: int
+    until: int
+
+
+class _Batch(NamedTuple):
+    """What is to be added, the rooms of which nothing is left then, and those that the index does not know yet."""
+
+    stretches: Sequence[_Stretch]
+    entries: Sequence[Sequence[Any]]
+    done: Sequence[str]
+    new_rooms: Sequence[str]
 
 
 class _Round(NamedTuple):
@@ -58,7 +78,7 @@ class _Round(NamedTuple):
 class IndexOptions:
     """How many messages a second are read at most."""
 
-    per_second: int = 5000
+    per_second: int = 2000
 
 
 class SearchIndex:
@@ -93,8 +113,9 @@ class SearchIndex:
                 continue
             oldest = next(iter(self._behind.values()), None)
             self._metrics.search_lag_seconds.set(0 if oldest is None else trio.current_time() - oldest)
-            await trio.sleep(max(PAUSE_S, rounds.read / self._options.per_second))
-            if not self._behind and not rounds.has_more:
+            is_done = not self._behind and not rounds.has_more
+            await trio.sleep(max(rounds.read / self._options.per_second, PAUSE_S if is_done else LET_OTHERS_S))
+            if is_done and not self._behind:
                 self._arrived = trio.Event()
                 with trio.move_on_at(next_look):
                     await self._arrived.wait()
@@ -117,64 +138,81 @@ class SearchIndex:
         since = {room_id: self._behind.pop(room_id) for room_id in noted}
         done: Sequence[str] = ()
         try:
-            result = await self._database.transaction(lambda tx: self._read(tx, list(since)))
+            result = await self._read_on(list(since))
             done = result.done
             return result
         finally:
             left = {room_id: at for room_id, at in since.items() if room_id not in done}
             self._behind = left | {room_id: at for room_id, at in self._behind.items() if room_id not in left}
 
-    async def _read(self, tx: Transaction, room_ids: Sequence[str]) -> _Round:
+    async def _read_on(self, room_ids: Sequence[str]) -> _Round:
+        """Read rooms on from where the index is, so far as one batch goes, and read again what has changed."""
+        batch = await self._database.read(lambda tx: self._read_new(tx, room_ids))
+        if batch.new_rooms:
+            rooms: Params = {"rooms": _json(batch.new_rooms)}
+            await self._database.transaction(lambda tx: tx.run(self._queries["search.add_rooms"], rooms))
+        return await self._database.transaction(lambda tx: self._write(tx, batch))
+
+    async def _read_new(self, tx: Transaction, room_ids: Sequence[str]) -> _Batch:
+        """What is to be added, with its words: all that takes long is done before anybody has to wait for it."""
+        stretches, unfinished, new_rooms = [], set(), []
+        free = BATCH
+        wanted: Params = {"rooms": _json(room_ids)}
+        for room_id, number, indexed_seq, last_seq in await tx.rows(self._queries["search.positions"], wanted):
+            if number is None:
+                new_rooms.append(room_id)
+                unfinished.add(room_id)
+                continue
+            until = min(last_seq, indexed_seq + free)
+            if until > indexed_seq:
+                stretches.append(_Stretch(number, room_id, indexed_seq, until))
+                free -= until - indexed_seq
+            if until < last_seq:
+                unfinished.add(room_id)
+        unread: Params = {"stretches": _json(stretches)}
+        entries = [self._entry(row) for row in await tx.rows(self._queries["search.unread"], unread)]
+        done = [room_id for room_id in room_ids if room_id not in unfinished]
+        return _Batch(stretches, entries, done, new_rooms)
+
+    async def _write(self, tx: Transaction, batch: _Batch) -> _Round:
+        """Add a batch, unless another node was quicker, and after it what has changed since it was added or read."""
         locked = await tx.row(self._queries["search.lock"], {})
         if locked is None or not locked[0]:
             # Another node is at it.
             return _Round(0, (), has_more=True)
+        read, done = 0, batch.done
+        if batch.stretches:
+            where: Params = {"rooms": _json([stretch.room_id for stretch in batch.stretches])}
+            positions = {row[1]: row[2] for row in await tx.rows(self._queries["search.positions"], where)}
+            stretches = [stretch for stretch in batch.stretches if positions.get(stretch.number) == stretch.after]
+            numbers = {stretch.number for stretch in stretches}
+            await self._add(tx, [entry for entry in batch.entries if entry[0] in numbers])
+            heads: Params = {"heads": _json([(stretch.number, stretch.until) for stretch in stretches])}
+            await tx.run(self._queries["search.advance"], heads)
+            read = sum(stretch.until - stretch.after for stretch in stretches)
+            lost = {stretch.room_id for stretch in batch.stretches if stretch.number not in numbers}
+            done = [room_id for room_id in batch.done if room_id not in lost]
         changed = await self._read_changes(tx)
-        read, done = await self._read_new(tx, room_ids) if room_ids else (0, [])
-        return _Round(changed + read, done, has_more=changed == BATCH)
+        return _Round(read + changed, done, has_more=changed == BATCH or bool(batch.new_rooms))
 
     async def _read_changes(self, tx: Transaction) -> int:
-        """Read again what has changed and was in the index; the number of changes."""
+        """Read again what has changed and is in the index; the number of changes."""
         changes = await tx.rows(self._queries["search.changed"], {"limit": BATCH})
-        if not changes:
-            return 0
-        entries, places = [], []
-        for _, seq, number, indexed_seq, sender_id, created_at, content, deleted_at in changes:
-            if number is None or seq > indexed_seq:
-                continue
-            places.append((number, seq))
-            if deleted_at is None:
-                entry = self._entry(number, seq, sender_id=sender_id, created_at=created_at, content=content)
-                entries.append(entry)
-        await tx.run(self._queries["search.remove"], {"places": _json(places)})
-        await tx.run(self._queries["search.add"], {"entries": _json(entries)})
-        await tx.run(self._queries["search.forget_changes"], {"places": _json([change[:2] for change in changes])})
+        if changes:
+            places: Params = {"places": _json([(change[2], change[3]) for change in changes])}
+            await tx.run(self._queries["search.remove"], places)
+            await self._add(tx, [self._entry(row) for _, deleted_at, *row in changes if deleted_at is None])
+            done: Params = {"places": _json([(change[0], change[3]) for change in changes])}
+            await tx.run(self._queries["search.forget_changes"], done)
         return len(changes)
 
-    async def _read_new(self, tx: Transaction, room_ids: Sequence[str]) -> tuple[int, list[str]]:
-        """Read rooms on from where the index is, so far as one batch goes; its size, and the rooms that are done."""
-        wanted: Params = {"rooms": _json(room_ids)}
-        await tx.run(self._queries["search.add_rooms"], wanted)
-        stretches, unfinished = [], set()
-        free = BATCH
-        for room_id, number, indexed_seq, last_seq in await tx.rows(self._queries["search.positions"], wanted):
-            until = min(last_seq, indexed_seq + free)
-            if until > indexed_seq:
-                stretches.append((number, room_id, indexed_seq, until))
-                free -= until - indexed_seq
-            if until < last_seq:
-                unfinished.add(room_id)
-        entries = [
-            self._entry(number, seq, sender_id=sender_id, created_at=created_at, content=content)
-            for number, seq, sender_id, created_at, content in await tx.rows(
-                self._queries["search.unread"], {"stretches": _json(stretches)}
-            )
-        ]
-        await tx.run(self._queries["search.add"], {"entries": _json(entries)})
-        await tx.run(self._queries["search.advance"], {"heads": _json([(s[0], s[3]) for s in stretches])})
-        return BATCH - free, [room_id for room_id in room_ids if room_id not in unfinished]
+    async def _add(self, tx: Transaction, entries: Sequence[Sequence[Any]]) -> None:
+        # In the order of the index, which makes parts of what is not in order.
+        in_order = sorted(entries, key=lambda entry: (entry[0], entry[1]))
+        await tx.run(self._queries["search.add"], {"entries": _json(in_order)})
 
-    def _entry(self, number: int, seq: int, *, sender_id: str, created_at: int, content: str) -> list[object]:
+    def _entry(self, row: Sequence[Any]) -> list[object]:
+        number, seq, sender_id, created_at, content = row
         return entry_of(
             self._database.dialect, number, seq, sender_id=sender_id, created_at=created_at, content=content
         )

@@ -10,6 +10,7 @@ https://www.postgresql.org/docs/15/datatype-textsearch.html
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from chatd.store.words import words_of
@@ -90,6 +91,7 @@ def query_of(dialect: Dialect, phrases: Sequence[Phrase], *, sender_id: str, win
     return " & ".join([*parts, f"({names})"])
 
 
+@lru_cache(maxsize=4096)
 def _plain_id(user_id: str) -> str:
     """An id as one word, whatever somebody gave for one."""
     return "".join(letter for letter in user_id.lower() if letter.isascii() and letter.isalnum())

@@ -9,12 +9,12 @@ SELECT CASE WHEN pg_try_advisory_xact_lock(7017104326482) THEN 1 ELSE 0 END;
 SELECT set_config('statement_timeout', :timeout_ms, true);
 
 -- name: changed
--- Messages that are to be read again; those that somebody is changing at this moment, later.
-SELECT search_changes.room_id, search_changes.seq, search_rooms.number, search_rooms.indexed_seq, messages.sender_id,
-       messages.created_at, messages.content, messages.deleted_at
+-- Messages that are in the index and to be read again; those that somebody is changing at this moment, later.
+SELECT search_changes.room_id, messages.deleted_at, search_rooms.number, messages.seq, messages.sender_id,
+       messages.created_at, messages.content
 FROM search_changes
+JOIN search_rooms ON search_rooms.room_id = search_changes.room_id AND search_rooms.indexed_seq >= search_changes.seq
 JOIN messages ON messages.room_id = search_changes.room_id AND messages.seq = search_changes.seq
-LEFT JOIN search_rooms ON search_rooms.room_id = search_changes.room_id
 LIMIT :limit FOR SHARE OF messages SKIP LOCKED;
 
 -- name: remove
@@ -35,12 +35,12 @@ WHERE NOT EXISTS (SELECT FROM search_rooms WHERE search_rooms.room_id = rooms.id
 ON CONFLICT DO NOTHING;
 
 -- name: positions
--- How far the index has read rooms, and how far there is something to read. LIMIT: one row a room.
-SELECT search_rooms.room_id, search_rooms.number, search_rooms.indexed_seq, rooms.last_seq
+-- How far the index has read rooms (nothing: it does not know them), and how far there is something to read. LIMIT: one
+-- row a room.
+SELECT rooms.id, search_rooms.number, search_rooms.indexed_seq, rooms.last_seq
 FROM json_array_elements_text(:rooms) AS wanted (id)
-JOIN search_rooms ON search_rooms.room_id = wanted.id
-JOIN rooms ON rooms.id = search_rooms.room_id
-ORDER BY search_rooms.room_id;
+JOIN rooms ON rooms.id = wanted.id
+LEFT JOIN search_rooms ON search_rooms.room_id = rooms.id;
 
 -- name: unread
 -- The messages of stretches of rooms, each [number, room, behind, up to]. LIMIT: a stretch has an end.
