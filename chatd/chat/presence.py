@@ -7,7 +7,7 @@ one broadcast carries it to every node, encoded once, where each who listens to 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from chatd.bus.port import Broadcast
 from chatd.errors import CloseCode, Refusal
@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from chatd.chat.session import Session
     from chatd.store.presence import Sight
 
-News: TypeAlias = Literal["online", "offline", "status"]
+
+class News(NamedTuple):
+    """What is to be told of a user: the newest turn, and whether name or status have changed."""
+
+    turn: Literal["online", "offline"] | None = None
+    is_changed: bool = False
+
 
 #: Closes after which the client is expected back at once, although they are clean.
 _INVITING = frozenset({CloseCode.RESTART, CloseCode.TRY_LATER, CloseCode.INTERNAL, CloseCode.ABNORMAL})
@@ -38,19 +44,20 @@ class Presence:
 
     def note_online(self, user_ids: Iterable[str]) -> None:
         """The bus has found them to be online; it falls to this node to tell."""
-        self._note(dict.fromkeys(user_ids, "online"))
+        self._note({user_id: News("online") for user_id in user_ids})
 
     def note_offline(self, user_ids: Iterable[str]) -> None:
-        self._note(dict.fromkeys(user_ids, "offline"))
+        self._note({user_id: News("offline") for user_id in user_ids})
 
     def note_change(self, user_id: str) -> None:
-        """A user's name or status has changed; what is to be told of them already will say so."""
-        if user_id not in self._news:
-            self._note({user_id: "status"})
+        """A user's name or status has changed."""
+        self._note({user_id: News(is_changed=True)})
 
     def _note(self, news: Mapping[str, News]) -> None:
+        for user_id, (turn, is_changed) in news.items():
+            before = self._news.get(user_id, News())
+            self._news[user_id] = News(turn or before.turn, is_changed or before.is_changed)
         if news:
-            self._news |= news
             self._on_news()
 
     @property
@@ -66,7 +73,8 @@ class Presence:
 
     def put_back(self, news: Mapping[str, News]) -> None:
         """It could not be told; what has become known since counts."""
-        self._news = {**news, **self._news}
+        since, self._news = self._news, dict(news)
+        self._note(since)
 
 
 async def tell(chat: Chat, news: Mapping[str, News]) -> None:
@@ -74,21 +82,20 @@ async def tell(chat: Chat, news: Mapping[str, News]) -> None:
     if not chat.options.features.presence:
         return
     sights = await chat.statuses.seen(list(news), max_members=chat.options.presence.max_members)
-    online = await chat.bus.online([user_id for user_id, what in news.items() if what == "status"])
+    online = await chat.bus.online([user_id for user_id, (_, is_changed) in news.items() if is_changed])
     broadcasts = []
     for sight in sights:
-        match news[sight.user_id]:
-            case "online":
-                broadcast = _broadcast(sight, UserOnline, sight.status, about=sight.user_id)
-            case "offline":
-                seen = sight._replace(last_seen_at=_last_seen_ms(chat, sight))
-                broadcast = _broadcast(seen, UserOffline, "offline", about=sight.user_id)
-            case _:
-                # Also for the user's other devices.
-                broadcast = _broadcast(sight, UserStatus, sight.status if sight.user_id in online else "offline")
-        if sight.room_ids:
-            broadcasts.append(broadcast)
-    chat.bus.broadcast(broadcasts)
+        turn, is_changed = news[sight.user_id]
+        if turn == "online":
+            broadcasts.append(_broadcast(sight, UserOnline, sight.status, about=sight.user_id))
+        elif turn == "offline":
+            seen = sight._replace(last_seen_at=_last_seen_ms(chat, sight))
+            broadcasts.append(_broadcast(seen, UserOffline, "offline", about=sight.user_id))
+        if is_changed and turn != "offline":
+            # Also for the user's other devices.
+            status = sight.status if sight.user_id in online else "offline"
+            broadcasts.append(_broadcast(sight, UserStatus, status))
+    chat.bus.broadcast([broadcast for broadcast in broadcasts if broadcast.room_ids])
 
 
 def _broadcast(
