@@ -215,6 +215,7 @@ class LimitOptions(Struct, frozen=True, kw_only=True):
     rooms_per_hour: Limit = 5
     joins_per_hour: Limit = 20
     renames_per_hour: Limit = 5
+    invitations_per_room: Limit = 1000
     requests_per_minute: Limit = 120
     refusals_per_minute: Limit = 20
     sign_ins_per_hour: Limit = 10

@@ -103,6 +103,13 @@ class User(_Record, frozen=True):
     last_seen: str | None = None
 
 
+class RoomSettings(_Record, frozen=True):
+    """What moderators have set: 0 for no bound of the room's own and for no slow mode."""
+
+    max_members: int = 0
+    slow_mode_s: int = 0
+
+
 class Room(_Record, frozen=True):
     id: str
     name: str
@@ -113,7 +120,10 @@ class Room(_Record, frozen=True):
     topic: str | None = None
     created_by: str | None = None
     role: str | None = None
-    max_members: int | None = None
+    #: The role that an invitation offers.
+    invited_as: str | None = None
+    #: Where something is set.
+    settings: RoomSettings | None = None
 
 
 class Member(_Record, frozen=True):
@@ -127,6 +137,26 @@ class Member(_Record, frozen=True):
     display_name: str | None = None
     status_message: str | None = None
     last_seen: str | None = None
+    muted_until: str | None = None
+
+
+class Invitation(_Record, frozen=True):
+    """Somebody who may join a room, and as what."""
+
+    room_id: str
+    user_id: str
+    role: str
+    invited_by: str | None = None
+
+
+class Ban(_Record, frozen=True):
+    """Somebody who is kept out of a room."""
+
+    user_id: str
+    username: str
+    banned_at: str
+    banned_by: str | None = None
+    reason: str | None = None
 
 
 class ExcerptPart(_Record, frozen=True):
@@ -158,6 +188,11 @@ encode_json: Final = _encoder.encode
 _message_decoder: Final = msgspec.json.Decoder(Message)
 #: A message of a history, out of its JSON. Raises ValueError when it is none.
 decode_message: Final = _message_decoder.decode
+
+
+_reactions_decoder: Final = msgspec.json.Decoder(list[Reaction])
+#: The reactions of a message as they are kept, out of their JSON.
+decode_reactions: Final = _reactions_decoder.decode
 
 
 def parse_json(data: bytes | str) -> Any:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 #: Events that arrived before their time; past so many they are dropped, for the repair reads them all anyway.
 MAX_EARLY: Final = 1000
+#: Events that are about a message which was sent before.
+MESSAGE_CHANGES: Final = frozenset({
+    "message_edited", "message_deleted", "reaction_added", "reaction_removed", "message_pinned", "message_unpinned",
+})  # fmt: skip
 #: Frames for one receiver are joined into blocks of about this size.
 BLOCK_BYTES: Final = 128 * 1024
 
@@ -37,8 +41,8 @@ class ActiveRoom:
     """The room's position on this node, the encoded tail behind it, and who listens."""
 
     __slots__ = (
-        "_early", "_expected", "_rounds", "_snapshot", "backlog", "backlog_bytes", "forgotten", "idle_since",
-        "listeners", "next_seq", "opened_at", "room_id", "stored_seq", "tail",
+        "_early", "_expected", "_rounds", "_snapshot", "backlog", "backlog_bytes", "changed_seq", "forgotten",
+        "idle_since", "listeners", "next_seq", "opened_at", "room_id", "stored_seq", "tail",
     )  # fmt: skip
 
     def __init__(self, room_id: str, *, last_seq: int, tail_events: int) -> None:
@@ -49,8 +53,11 @@ class ActiveRoom:
         #: The position from which on this node has seen every event.
         self.opened_at = last_seq
         self.tail: deque[Event] = deque(maxlen=tail_events)
-        #: How often somebody changed of whom the tail may tell: what was read before is not to be kept any more.
+        #: How often somebody changed of whom the tail may tell, or a message was deleted: what was read before is not
+        #: to be kept any more.
         self.forgotten = 0
+        #: The newest event that was about another message.
+        self.changed_seq = 0
         self.listeners: dict[Receiver, Outbox] = {}
         self.idle_since: float | None = None
         self.backlog: deque[tuple[Sequence[Outbox], list[bytes]]] = deque()
@@ -83,7 +90,8 @@ class ActiveRoom:
     def offer(self, events: Sequence[Event]) -> list[Event]:
         """Those of `events` (and of earlier ones that had to wait) that are next in order, now in the tail.
 
-        What was seen before is dropped; what is too early is kept until the hole before it is filled.
+        What was seen before is dropped; what is too early is kept until the hole before it is filled. Of what came
+        before a deletion nothing stays in the tail.
         """
         ready = []
         for event in events:
@@ -95,12 +103,25 @@ class ActiveRoom:
                     self.next_seq += 1
             elif event.seq > self.next_seq:
                 self._expected = max(self._expected, event.seq)
+                if event.kind == "message_deleted":
+                    self._forget_before(event.seq)
                 if len(self._early) < MAX_EARLY:
                     self._early[event.seq] = event
         if self._early:
             self._early = {seq: event for seq, event in self._early.items() if seq > self.next_seq}
-        self.tail.extend(ready)
+        for event in ready:
+            if event.kind in MESSAGE_CHANGES:
+                self.changed_seq = event.seq
+                if event.kind == "message_deleted":
+                    self._forget_before(event.seq)
+            self.tail.append(event)
         return ready
+
+    def _forget_before(self, deleted_seq: int) -> None:
+        """Keep nothing that was said before a deletion: the store has all of it but the message that was deleted."""
+        self.forgotten += 1
+        self.tail.clear()
+        self._early = {seq: event for seq, event in self._early.items() if seq > deleted_seq}
 
     def events_after(self, seq: int) -> list[Event] | None:
         """The events behind `seq` up to the position, or `None` if the tail does not reach back so far."""

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from chatd import protocol
 from chatd.chat.arrival import authenticate
+from chatd.chat.changes import delete_message, edit_message
 from chatd.chat.features import Feature, check_feature
 from chatd.chat.messages import get_history, send_message
+from chatd.chat.pins import pin_message, unpin_message
 from chatd.chat.presence import update_status
+from chatd.chat.reactions import add_reaction, remove_reaction
 from chatd.chat.refusals import send_error
 from chatd.chat.rooms import join_room, leave_room
 from chatd.chat.typists import typing_start, typing_stop
@@ -52,6 +55,12 @@ RULES: Final[dict[type, Rule]] = {
     protocol.JoinRoom: Rule(join_room),
     protocol.LeaveRoom: Rule(leave_room),
     protocol.SendMessage: Rule(send_message, price="own"),
+    protocol.EditMessage: Rule(edit_message, feature="edits"),
+    protocol.DeleteMessage: Rule(delete_message, feature="edits"),
+    protocol.AddReaction: Rule(add_reaction, feature="reactions"),
+    protocol.RemoveReaction: Rule(remove_reaction, feature="reactions"),
+    protocol.PinMessage: Rule(pin_message, feature="pins"),
+    protocol.UnpinMessage: Rule(unpin_message, feature="pins"),
     protocol.GetHistory: Rule(get_history),
     protocol.TypingStart: Rule(typing_start, feature="typing"),
     protocol.TypingStop: Rule(typing_stop, feature="typing"),

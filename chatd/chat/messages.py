@@ -8,8 +8,9 @@ store, and a page is bounded in bytes as well, so that it fits an outbox.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from chatd.bus.room import MESSAGE_CHANGES
 from chatd.chat.content import check_client_message_id, check_metadata, clean_content, hash_request
 from chatd.chat.context import take
 from chatd.chat.links import with_links
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from chatd.bus.room import ActiveRoom
     from chatd.chat.context import Chat
     from chatd.chat.session import Session
+
+
+#: How often a page is read anew because its messages changed meanwhile.
+TRIES: Final = 5
 
 
 class Sender(NamedTuple):
@@ -100,8 +105,7 @@ async def send_message(chat: Chat, session: Session, message: SendMessage) -> No
         message,
         Acknowledgement(chat, session, message),
     )
-    # The membership may have ended while the message was checked.
-    check_may(session.role_in(message.room_id), "send")
+    # The membership may have ended while the message was checked; the journal sees to that.
     chat.journal.append(post)
     session.pending += 1
 
@@ -109,7 +113,8 @@ async def send_message(chat: Chat, session: Session, message: SendMessage) -> No
 async def prepare(chat: Chat, sender: Sender, draft: SendMessage | Draft, settle: Acknowledgement | None) -> Post:
     """Check a message and take it from its sender's budget. Raises `Refusal`; the budget pays only for good ones."""
     limits = chat.options.limits
-    check_may(sender.role, "send")
+    if not await _is_repeat(chat, sender, draft):
+        check_may(sender.role, "send")
     content = clean_content(chat, draft.content, draft.message_type)
     client_message_id = draft.client_message_id
     if draft.message_type in ("image", "file") or draft.file_id is not None:
@@ -119,8 +124,8 @@ async def prepare(chat: Chat, sender: Sender, draft: SendMessage | Draft, settle
     if client_message_id is not None:
         check_client_message_id(client_message_id, limits)
         request_hash = hash_request(draft.room_id, draft.message_type, draft.content, draft.reply_to, metadata)
-    if draft.reply_to is not None and await chat.messages.seq_of(draft.room_id, draft.reply_to) is None:
-        raise Refusal("not_found", "There is no message `replyTo` in this room.")
+    if draft.reply_to is not None and not await chat.messages.is_living(draft.room_id, draft.reply_to):
+        raise Refusal("not_found", "There is no message `replyTo` in this room, or it was deleted.")
     detail = f"You may send {limits.messages_per_minute} messages a minute; wait a little."
     await take(chat, "messages:" + sender.user_id, chat.rates.messages, detail)
     chat.typists.stop(draft.room_id, sender.user_id)
@@ -137,6 +142,12 @@ async def prepare(chat: Chat, sender: Sender, draft: SendMessage | Draft, settle
         client_message_id=client_message_id,
         request_hash=request_hash,
     )
+
+
+async def _is_repeat(chat: Chat, sender: Sender, draft: SendMessage | Draft) -> bool:
+    """Whether somebody who may not send here (any more) sends again what is stored: they get its first ack."""
+    key = draft.client_message_id
+    return sender.role in (None, "readonly") and key is not None and await chat.messages.is_stored(sender.user_id, key)
 
 
 def _ignore(outcome: Outcome) -> None:
@@ -170,19 +181,30 @@ async def get_history(chat: Chat, session: Session, message: GetHistory) -> Room
     room = await chat.hub.read_own(message.room_id)
     if room is None:
         raise Refusal("not_found", "There is no such room.")
-    limit = message.limit or chat.options.messages.history
-    if message.after_seq is not None:
-        page = await page_after(chat, message.room_id, message.after_seq, limit)
-    elif message.before_seq is not None:
-        page = await page_before(chat, message.room_id, message.before_seq, limit)
+    for _ in range(TRIES):
+        await session.line.wait_for_space()
+        position = room.position
+        page = await _page_for(chat, room, message)
+        # What stands on the page may be on its way to this node still: it is not to come live behind the page.
+        await chat.hub.try_to_reach(message.room_id, page.last_seq)
+        await session.line.wait_for_space()
+        if room.changed_seq <= position:
+            break
+        # What was told of its messages meanwhile is not to be taken back by the page.
     else:
-        page = await newest_page(chat, room, limit)
-    # What stands on the page may be on its way to this node still: it is not to come live behind the page.
-    await chat.hub.try_to_reach(message.room_id, page.last_seq)
-    await session.line.wait_for_space()
+        raise Refusal("overloaded", "This room changes too fast to be read; try again.", retry_after_ms=1000)
     chat.hub.send_backlog(message.room_id)
     typing = who_types(chat, message.room_id, asked_by=session.user_id)
     return room_history(room, room.position, page, message.id, typing=typing)
+
+
+async def _page_for(chat: Chat, room: ActiveRoom, message: GetHistory) -> Page:
+    limit = message.limit or chat.options.messages.history
+    if message.after_seq is not None:
+        return await page_after(chat, message.room_id, message.after_seq, limit)
+    if message.before_seq is not None:
+        return await page_before(chat, message.room_id, message.before_seq, limit)
+    return await newest_page(chat, room, limit)
 
 
 async def newest_page(chat: Chat, room: ActiveRoom, limit: int) -> Page:
@@ -194,10 +216,13 @@ async def newest_page(chat: Chat, room: ActiveRoom, limit: int) -> Page:
 
 
 def page_of_tail(room: ActiveRoom, limit: int, *, max_bytes: int) -> Page | None:
-    """The newest page out of the encoded tail, or `None` if the tail does not hold it."""
+    """The newest page out of the encoded tail, or `None` if the tail does not hold it as it is now."""
     found: list[Raw] = []
     size = 0
     for event in reversed(room.tail):
+        if event.kind in MESSAGE_CHANGES:
+            # It is about a message before it, of which the tail has what was sent.
+            return None
         if event.kind != "new_message":
             continue
         if len(found) == limit:
@@ -213,17 +238,27 @@ def page_of_tail(room: ActiveRoom, limit: int, *, max_bytes: int) -> Page | None
 async def page_before(chat: Chat, room_id: str, before_seq: int, limit: int, *, offset: int = 0) -> Page:
     """The newest messages below a seq; of those too many for a page the newest are kept."""
     found = await chat.messages.before(room_id, before_seq, limit=limit + 1, offset=offset)
-    encoded = [encode_json(message) for message in reversed(found)][:limit]
-    kept = _fitting(encoded, chat.options.websocket.outbox_bytes // 2)[::-1]
-    return _page(kept, found[len(found) - len(kept) :], has_more=len(kept) < len(found))
+    return last_that_fit(chat, found, limit)
 
 
 async def page_after(chat: Chat, room_id: str, after_seq: int, limit: int) -> Page:
     """The oldest messages above a seq; of those too many for a page the oldest are kept."""
     found = await chat.messages.after(room_id, after_seq, limit=limit + 1, before=NO_SEQ)
+    return first_that_fit(chat, found, limit)
+
+
+def first_that_fit(chat: Chat, found: Sequence[Message], limit: int) -> Page:
+    """The first messages of what was found, which is one more than asked for where there are more."""
     encoded = [encode_json(message) for message in found][:limit]
     kept = _fitting(encoded, chat.options.websocket.outbox_bytes // 2)
     return _page(kept, found[: len(kept)], has_more=len(kept) < len(found))
+
+
+def last_that_fit(chat: Chat, found: Sequence[Message], limit: int) -> Page:
+    """The last ones of it."""
+    encoded = [encode_json(message) for message in reversed(found)][:limit]
+    kept = _fitting(encoded, chat.options.websocket.outbox_bytes // 2)[::-1]
+    return _page(kept, found[len(found) - len(kept) :], has_more=len(kept) < len(found))
 
 
 def _page(encoded: Sequence[bytes], messages: Sequence[Message], *, has_more: bool) -> Page:

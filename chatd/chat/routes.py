@@ -13,7 +13,7 @@ from chatd.chat.accounts import identify
 from chatd.chat.context import Chat, take
 from chatd.chat.features import Feature, check_feature
 from chatd.chat.operation import health, metrics, readiness
-from chatd.chat.web import accounts, messages, rooms, search
+from chatd.chat.web import accounts, members, messages, rooms, search
 from chatd.chat.web.call import Call, Rule
 from chatd.errors import Refusal
 from chatd.limits.addresses import limited_as
@@ -60,9 +60,18 @@ ROUTES: Final = (
     Route("GET", "/api/rooms", rooms.list_rooms),
     Route("POST", "/api/rooms", rooms.create_room, feature="room_creation"),
     Route("GET", "/api/rooms/:id", rooms.get_room),
+    Route("PATCH", "/api/rooms/:id", rooms.change_room, feature="moderation"),
+    Route("DELETE", "/api/rooms/:id", rooms.delete_room, feature="moderation"),
     Route("GET", "/api/rooms/:id/members", rooms.list_members),
+    Route("POST", "/api/rooms/:id/members", members.add_member, feature="invitations"),
+    Route("PATCH", "/api/rooms/:id/members/:userId", members.change_member, feature="moderation"),
+    Route("DELETE", "/api/rooms/:id/members/:userId", members.remove_member, feature="moderation"),
+    Route("GET", "/api/rooms/:id/bans", members.list_bans, feature="moderation"),
+    Route("DELETE", "/api/rooms/:id/bans/:userId", members.unban, feature="moderation"),
     Route("GET", "/api/rooms/:id/messages", messages.list_messages),
     Route("POST", "/api/rooms/:id/messages", messages.send_message),
+    Route("GET", "/api/rooms/:id/pins", messages.list_pins, feature="pins"),
+    Route("GET", "/api/messages/:id/thread", messages.list_replies, feature="threads"),
     Route("GET", "/api/search", search.search_messages, feature="search"),
     Route("GET", "/healthz", health, is_open=True),
     Route("GET", "/readyz", readiness, is_open=True),

@@ -200,9 +200,8 @@ def _refusal_to_send(standing: Standing, head: Head, now_ms: int) -> Refusal | N
         return Refusal("not_a_member", "You are not a member of this room; send join_room first.")
     if standing.role == "readonly":
         return Refusal("forbidden", "Your role in this room is readonly, which may not send; ask a moderator.")
-    if standing.muted_until_ms is not None and standing.muted_until_ms > now_ms:
-        detail = f"You are muted in this room until {format_time(standing.muted_until_ms)}; you may read meanwhile."
-        return Refusal("muted", detail, retry_after_ms=standing.muted_until_ms - now_ms)
+    if (muted := refusal_while_muted(standing, now_ms)) is not None:
+        return muted
     if head.slow_mode_s and standing.role == "member" and standing.posted_at_ms is not None:
         wait_ms = standing.posted_at_ms + 1000 * head.slow_mode_s - now_ms
         if wait_ms > 0:
@@ -211,8 +210,16 @@ def _refusal_to_send(standing: Standing, head: Head, now_ms: int) -> Refusal | N
     return None
 
 
+def refusal_while_muted(standing: Standing, now_ms: int) -> Refusal | None:
+    if standing.muted_until_ms is None or standing.muted_until_ms <= now_ms:
+        return None
+    detail = f"You are muted in this room until {format_time(standing.muted_until_ms)}; you may read meanwhile."
+    return Refusal("muted", detail, retry_after_ms=standing.muted_until_ms - now_ms)
+
+
 def _repeated(entry: Post, repeat: Repeat) -> Outcome:
-    if repeat.request_hash != entry.request_hash:
+    # Of a message that was deleted no hash is kept: under its key nothing new is stored.
+    if repeat.request_hash is not None and repeat.request_hash != entry.request_hash:
         return Refusal(
             "idempotency_mismatch",
             "Another message was sent under this `clientMessageId` before; give every new message a new one.",
@@ -225,11 +232,8 @@ def _join(entry: MembershipChange, role: str, head: Head, batch: Batch, numbered
     standing = batch.standings.setdefault(key, Standing(None))
     if standing.role is not None:
         return Stored("", entry.room_id, head.last_seq, batch.now_ms, duplicate=True)
-    if standing.is_banned:
-        return Refusal("forbidden", "You are banned from this room; ask one of its moderators.")
-    bounds = [bound for bound in (head.max_members, batch.max_members) if bound]
-    if bounds and head.member_count >= min(bounds):
-        return Refusal("limit_reached", f"This room is full: it has {head.member_count} members.")
+    if (refusal := refusal_to_join(standing, head, batch.max_members)) is not None:
+        return refusal
     batch.standings[key] = Standing(role)
     head.last_seq = seq = head.last_seq + 1
     head.member_count += 1
@@ -241,11 +245,23 @@ def _join(entry: MembershipChange, role: str, head: Head, batch: Batch, numbered
     return Stored("", entry.room_id, seq, batch.now_ms)
 
 
+def refusal_to_join(standing: Standing, head: Head, max_members: int) -> Refusal | None:
+    """What keeps somebody who is no member from becoming one; `max_members` is the server's own bound, 0 for none."""
+    if standing.is_banned:
+        return Refusal("forbidden", "You are banned from this room; ask one of its moderators.")
+    bounds = [bound for bound in (head.max_members, max_members) if bound]
+    if bounds and head.member_count >= min(bounds):
+        return Refusal("limit_reached", f"This room is full: it has {head.member_count} members.")
+    return None
+
+
 def _leave(entry: MembershipChange, head: Head, batch: Batch, numbered: Numbered) -> Outcome:
     key = (entry.room_id, entry.user_id)
     standing = batch.standings.get(key, NO_STANDING)
     if standing.role is None:
         return Stored("", entry.room_id, head.last_seq, batch.now_ms, duplicate=True)
+    if standing.role == "owner":
+        return Refusal("conflict", "You are an owner of this room by now; leave it again, for another one to follow.")
     standing.role = None
     head.last_seq = head.standing_seq = seq = head.last_seq + 1
     head.member_count -= 1

@@ -4,12 +4,19 @@ CREATE TABLE message_reactions (
     message_id TEXT NOT NULL REFERENCES messages (id),
     emoji TEXT NOT NULL,
     user_id TEXT NOT NULL REFERENCES users (id),
+    -- of the event that told of it: whoever reacted first stands first
+    seq BIGINT NOT NULL,
     created_at BIGINT NOT NULL,
     PRIMARY KEY (message_id, emoji, user_id)
 );
+CREATE INDEX message_reactions_by_seq ON message_reactions (message_id, emoji, seq);
+
+-- What is shown of a message's reactions, as JSON text: each emoji with its count and the first who chose it. It changes
+-- with `message_reactions`, so that a page of messages is one query whatever stands on it.
+ALTER TABLE messages ADD COLUMN reactions TEXT;
 
 CREATE INDEX messages_by_reply ON messages (reply_to, seq) WHERE reply_to IS NOT NULL;
-CREATE INDEX messages_pinned ON messages (room_id, pinned_at) WHERE pinned_at IS NOT NULL;
+CREATE INDEX messages_pinned ON messages (room_id, pinned_at, seq) WHERE pinned_at IS NOT NULL;
 
 -- The message that an event is about. The body of a `message_edited` is made from it when it is replayed, so that
 -- nothing of a message that was deleted is left in here.
@@ -17,6 +24,9 @@ ALTER TABLE room_events ADD COLUMN message_id TEXT;
 
 -- The newest seq at which somebody lost the right to send: what was read of members before that is not true any more.
 ALTER TABLE rooms ADD COLUMN standing_seq BIGINT NOT NULL DEFAULT 0;
+
+-- The members of a room who have read last.
+CREATE INDEX room_members_by_read ON room_members (room_id, read_at) WHERE read_at IS NOT NULL;
 
 -- When a member last sent a message; kept up in rooms with a slow mode only.
 ALTER TABLE room_members ADD COLUMN posted_at BIGINT;
@@ -54,4 +64,4 @@ CREATE TABLE notifications (
     read_at BIGINT
 );
 CREATE INDEX notifications_by_user ON notifications (user_id, id);
-CREATE INDEX notifications_unread ON notifications (user_id, id) WHERE read_at IS NULL;
+CREATE INDEX notifications_unread ON notifications (user_id, room_id, kind) WHERE read_at IS NULL;

@@ -5,7 +5,7 @@
 SELECT wanted.n, rooms.kind,
        messages.id, messages.room_id, messages.seq, messages.sender_id, users.username, messages.message_type,
        messages.content, messages.created_at, messages.client_message_id, messages.reply_to, messages.metadata,
-       messages.edited_at, messages.deleted_at, messages.pinned_at
+       messages.edited_at, messages.deleted_at, messages.pinned_at, messages.reactions
 FROM json_to_recordset(:stretches) AS wanted (n integer, room_id text, after bigint, until bigint)
 JOIN rooms ON rooms.id = wanted.room_id
 JOIN messages ON messages.room_id = rooms.id AND messages.seq > wanted.after AND messages.seq <= wanted.until
@@ -13,7 +13,16 @@ JOIN users ON users.id = messages.sender_id;
 
 -- name: events_of_stretches
 -- The events of those stretches that are not messages. LIMIT: a stretch has an end.
-SELECT wanted.n, room_events.room_id, room_events.seq, room_events.kind, room_events.body
+SELECT wanted.n, room_events.room_id, room_events.seq, room_events.kind, room_events.body,
+       room_events.message_id
 FROM json_to_recordset(:stretches) AS wanted (n integer, room_id text, after bigint, until bigint)
 JOIN room_events ON room_events.room_id = wanted.room_id AND room_events.seq > wanted.after
                  AND room_events.seq <= wanted.until;
+
+-- name: of_ids
+-- The messages with these ids, which come as one JSON text. LIMIT: one row an id.
+SELECT messages.id, messages.room_id, messages.seq, messages.sender_id, users.username, messages.message_type,
+       messages.content, messages.created_at, messages.client_message_id, messages.reply_to, messages.metadata,
+       messages.edited_at, messages.deleted_at, messages.pinned_at, messages.reactions
+FROM json_array_elements_text(:ids) AS wanted JOIN messages ON messages.id = wanted
+JOIN users ON users.id = messages.sender_id;

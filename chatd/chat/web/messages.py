@@ -1,4 +1,4 @@
-"""/api/rooms/:id/messages: history, and sending without a WebSocket."""
+"""/api/rooms/:id/messages and what belongs to it: history, pins, threads, and sending without a WebSocket."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from chatd.chat import rooms
 from chatd.chat.forms import MessageForm, read_form, read_page
 from chatd.chat.messages import Draft, Page, Sender, page_after, page_before, post_message
 from chatd.chat.permissions import check_may
+from chatd.chat.pins import list_pins as read_pins
+from chatd.chat.threads import read_thread
 from chatd.errors import Refusal
 from chatd.records import encode_json
 from chatd.store.messages import NO_SEQ
@@ -39,9 +41,11 @@ async def list_messages(chat: Chat, call: Call) -> Response:
 def _messages(room_id: str, seq: int, page: Page) -> dict[str, object]:
     """A page with the cursors of the next one: `beforeSeq` towards the past, `afterSeq` towards now."""
     answer: dict[str, object] = {"roomId": room_id, "messages": page.messages, "seq": seq, "hasMore": page.has_more}
-    if page.messages:
-        answer["beforeSeq"], answer["afterSeq"] = page.first_seq, page.last_seq
-    return answer
+    return answer | _cursors(page)
+
+
+def _cursors(page: Page) -> dict[str, object]:
+    return {"beforeSeq": page.first_seq, "afterSeq": page.last_seq} if page.messages else {}
 
 
 async def send_message(chat: Chat, call: Call) -> Response:
@@ -60,3 +64,23 @@ async def send_message(chat: Chat, call: Call) -> Response:
     )
     message, was_stored_before = await post_message(chat, Sender(caller.user_id, caller.username, room.role), draft)
     return json_response(200 if was_stored_before else 201, encode_json(message))
+
+
+async def list_pins(chat: Chat, call: Call) -> Response:
+    """GET /api/rooms/:id/pins"""
+    query = read_page(call.request.query, default_limit=chat.options.messages.history)
+    room_id = call.parts[0]
+    page = await read_pins(chat, call.signed_in.user_id, room_id, limit=query.limit, offset=query.offset)
+    answer: dict[str, object] = {"roomId": room_id, "messages": page.messages, "hasMore": page.has_more}
+    if page.has_more:
+        answer["offset"] = query.offset + len(page.messages)
+    return json_response(200, encode_json(answer))
+
+
+async def list_replies(chat: Chat, call: Call) -> Response:
+    """GET /api/messages/:id/thread"""
+    query = read_page(call.request.query, default_limit=chat.options.messages.history)
+    message_id = call.parts[0]
+    room_id, page = await read_thread(chat, call.signed_in.user_id, message_id, query)
+    answer = {"roomId": room_id, "messageId": message_id, "messages": page.messages, "hasMore": page.has_more}
+    return json_response(200, encode_json(answer | _cursors(page)))
