@@ -8,7 +8,7 @@ import time
 from contextlib import closing
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pytest
 import trio
@@ -21,6 +21,7 @@ from chatd.configfile import load_config
 from chatd.protocol import NewMessage
 from chatd.records import encode_json
 from chatd.store.postgres import IDLE_IN_TRANSACTION_MS
+from chatd.store.sqlite import SqliteDatabase
 from chatd.verify import truth
 from chatd.verify.bits import Bits
 from chatd.verify.exports import ExportFault
@@ -39,7 +40,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chatd.client import Client
+    from chatd.store.database import Work
     from tests.daemon import Daemon
+
+T = TypeVar("T")
 
 QUIET: Final = "Promises 1 to 5 were kept."
 
@@ -597,6 +601,21 @@ async def test_an_export_replaces_nothing_and_is_nobody_elses(recorded: Path) ->
         await export(source, path, data_path=recorded)
     with pytest.raises(ExportFault, match="cannot be written"):
         await export(source, recorded / "no" / "export.ndjson", data_path=recorded)
+
+
+async def test_a_transaction_that_is_run_again_leaves_nothing_twice_in_an_export(
+    recorded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, read = str(recorded / "data" / "chatd.db"), SqliteDatabase.read
+    await export(source, recorded / "once.ndjson", data_path=recorded)
+
+    async def read_again(self: SqliteDatabase, work: Work[T]) -> T:
+        await read(self, work)
+        return await read(self, work)
+
+    monkeypatch.setattr(SqliteDatabase, "read", read_again)
+    await export(source, recorded / "again.ndjson", data_path=recorded)
+    assert (recorded / "again.ndjson").read_bytes() == (recorded / "once.ndjson").read_bytes()
 
 
 # -- the parts --------------------------------------------------------------------------------------------------------

@@ -176,12 +176,15 @@ class Inspection:
         await self._database.read(work)
 
     async def visit_rows(self, room_id: str, visit: Callable[[str, Sequence[Row]], object]) -> None:
-        """Show all rows of a room under their names in `KINDS`, as `visit_numbers` does."""
+        """Show all rows of a room under their names in `KINDS`, as `visit_numbers` does.
+
+        `room` comes first, without a row where the room does not exist; if it comes again, all of it does.
+        """
 
         async def work(tx: Transaction) -> None:
             of_room: Params = {"room_id": room_id, "limit": PAGE_ROWS}
-            if row := await tx.row(self._queries["inspection.room"], {"id": room_id}):
-                visit("room", [row])
+            row = await tx.row(self._queries["inspection.room"], {"id": room_id})
+            visit("room", [] if row is None else [row])
             after: Params = {"after": ""}
             while rows := await tx.rows(self._queries["inspection.members"], {**of_room, **after}):
                 visit("member", rows)

@@ -56,7 +56,21 @@ async def write_export(inspection: Inspection, epoch: str | None, path: Path) ->
 async def _write(inspection: Inspection, epoch: str | None, file: IO[bytes]) -> int:
     count = 0
 
-    def put(kind: str, rows: Sequence[Row]) -> None:
+    async def put_room(room_id: str) -> None:
+        begun_at, count_before = file.tell(), count
+
+        def put(kind: str, rows: Sequence[Row]) -> None:
+            nonlocal count
+            if kind == "room":
+                # Perhaps once more: a transaction that was undone is run again.
+                file.seek(begun_at)
+                file.truncate()
+                count = count_before
+            put_rows(kind, rows)
+
+        await inspection.visit_rows(room_id, put)
+
+    def put_rows(kind: str, rows: Sequence[Row]) -> None:
         nonlocal count
         names = KINDS[kind]._fields  # type: ignore[attr-defined] # they are named tuples
         file.writelines(encode_json({"row": kind, **dict(zip(names, row, strict=True))}) + b"\n" for row in rows)
@@ -66,10 +80,10 @@ async def _write(inspection: Inspection, epoch: str | None, file: IO[bytes]) -> 
     after = ""
     while rooms := await inspection.rooms(after=after):
         for room in rooms:
-            await inspection.visit_rows(room.id, put)
+            await put_room(room.id)
         after = rooms[-1].id
     for room_id in await inspection.lost_rooms(limit=MAX_LOST_ROOMS):
-        await inspection.visit_rows(room_id, put)
+        await put_room(room_id)
     file.write(encode_json({"row": "end", "rows": count}) + b"\n")
     return count + 2
 
