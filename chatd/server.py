@@ -15,18 +15,18 @@ import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from chatd import telemetry
 from chatd.backends import StartFault, check_back_ends, hold_data_folder, open_back_ends, prepare_schema
 from chatd.bus.hub import HubOptions, open_hub
-from chatd.bus.port import Event, Notice
 from chatd.chat.context import Chat, Options, flush
+from chatd.chat.notifications import Notifier
 from chatd.chat.presence import Presence
 from chatd.chat.routes import answer
-from chatd.chat.sessions import Sessions
+from chatd.chat.sessions import Sessions, notice_of
 from chatd.chat.typists import Typists
 from chatd.chat.word_filter import read_word_filter
 from chatd.clock import Clock, wall_clock_ms
@@ -41,6 +41,7 @@ from chatd.limits.admission import Admission
 from chatd.listener import serve_http
 from chatd.loader import open_loader
 from chatd.metrics import Metrics
+from chatd.notifier import open_notifier
 from chatd.nursery import Door, serve_websockets
 from chatd.reload import ReadConfig, Reload
 from chatd.signals import Bell, open_signals
@@ -49,6 +50,8 @@ from chatd.store.database import Conflict
 from chatd.store.facts import Facts
 from chatd.store.journal import JournalOptions, open_journal
 from chatd.store.messages import Messages
+from chatd.store.moderation import Moderation
+from chatd.store.notifications import Notifications
 from chatd.store.presence import Statuses
 from chatd.store.rooms import NewRoom, Rooms
 from chatd.store.search import Search
@@ -56,17 +59,13 @@ from chatd.store.search_index import IndexOptions, open_search_index
 from chatd.upkeep import Followers, SecondLooks, new_health, open_upkeep, read_arrivals
 
 if TYPE_CHECKING:
+    from chatd.bus.port import Event
     from chatd.store.database import Database
     from chatd.store.queries import Queries
     from chatd.wire.outbox import Outbox
 
 log = telemetry.get_logger(__name__)
 
-#: Events that every node has to hear of, whoever listens to the room there.
-MEMBERSHIP_NOTICES: Final[dict[str, Literal["member_joined", "member_left"]]] = {
-    "user_joined": "member_joined",
-    "user_left": "member_left",
-}
 #: Seconds between two looks at whether there is garbage to collect.
 COLLECT_S: Final = 0.25
 #: Clients that are told of the shutdown before the loop turns to others.
@@ -107,11 +106,13 @@ async def open_chat(
         accounts, rooms = Accounts(database, queries), Rooms(database, queries)
         messages, facts = Messages(database, queries), Facts(database, queries)
         epoch = await facts.get_or_add("epoch", new_id())
-        await _have_lobby(config, rooms, facts, clock)
+        lobby_id = await _have_lobby(config, rooms, facts, clock)
 
         hub_options = HubOptions(tail_events=config.messages.tail, slice_receivers=config.websocket.fanout_slice)
         hub = await enter(open_hub(bus, hub_options, read_last_seqs=rooms.last_seqs, read_events=messages.events_after))
         holding: list[Outbox] = []
+        concerns = Bell()
+        notifier = Notifier(on_work=concerns.ring)
         note_written = await enter(_open_search_index(config, database, queries, metrics))
 
         def publish(events: Sequence[Event]) -> None:
@@ -119,8 +120,9 @@ async def open_chat(
             for event in events:
                 hub.note_stored(event)
                 note_written(event)
-                if event.subject is not None and (kind := MEMBERSHIP_NOTICES.get(event.kind)) is not None:
-                    bus.announce(Notice(kind, event.subject, event.room_id, event.seq))
+                notifier.note(event)
+                if (notice := notice_of(event)) is not None:
+                    bus.announce(notice)
 
         journal_options = JournalOptions(
             max_waiting=config.database.journal_max_waiting,
@@ -151,6 +153,7 @@ async def open_chat(
                 presence=config.presence,
                 typing=config.typing,
                 search=config.search,
+                notifications=config.notifications,
             ),
             epoch=epoch,
             clock=clock,
@@ -160,6 +163,8 @@ async def open_chat(
             journal=journal,
             accounts=accounts,
             rooms=rooms,
+            moderation=Moderation(database, queries),
+            lobby_id=lobby_id,
             messages=messages,
             arrivals=arrivals,
             missed=missed,
@@ -174,8 +179,14 @@ async def open_chat(
             health=new_health(trio.current_time),
             holding=holding,
             search=Search(database, queries),
+            notifications=Notifications(database, queries),
+            notifier=notifier,
         )
-        async with open_upkeep(chat, facts, followers, second_looks), open_signals(chat, news, typing):
+        async with (
+            open_upkeep(chat, facts, followers, second_looks),
+            open_signals(chat, news, typing),
+            open_notifier(chat, concerns),
+        ):
             yield chat
 
 
@@ -205,14 +216,15 @@ def check_start(config: Config) -> None:
     check_back_ends(config.server.data_path, config.database, config.bus)
 
 
-async def _have_lobby(config: Config, rooms: Rooms, facts: Facts, clock: Clock) -> None:
-    """Make the first room, once in the life of a database, however many nodes start on it together."""
+async def _have_lobby(config: Config, rooms: Rooms, facts: Facts, clock: Clock) -> str:
+    """The id of the first room, made once in the life of a database, however many nodes start on it together."""
     room_id = await facts.get_or_add("lobby", new_id())
     if await rooms.by_id(room_id, asked_by="") is None:
         # Of several nodes one is first; and a lobby that was deleted is not made again.
         with suppress(Conflict):
             lobby = NewRoom(room_id, "public", config.server.lobby, None, None)
             await rooms.add(lobby, owner_id=None, member_ids=(), now_ms=clock())
+    return room_id
 
 
 # -- the sockets --------------------------------------------------------------------------------------------------

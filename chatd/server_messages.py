@@ -12,7 +12,7 @@ import msgspec
 
 from chatd.client_messages import wire_name
 from chatd.errors import ErrorCode
-from chatd.records import Limits, Message, ReadCursor, RoomEntry
+from chatd.records import Limits, Message, ReadCursor, RoomEntry, UserNotification
 
 
 class _Server(
@@ -160,12 +160,15 @@ class RoomUpdated(_RoomChange, frozen=True):
     name: str | None = None
     topic: str | None = None
     settings: dict[str, Any] | None = None
+    #: The room is deleted: this is the last that its members hear of it.
+    deleted_at: str | None = None
 
 
 class MemberUpdated(_RoomChange, frozen=True):
     user_id: str
     role: str | None = None
-    muted_until: str | None = None
+    #: `null` where somebody may send again before the time was over.
+    muted_until: str | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class MessagesRead(_Server, frozen=True):
@@ -222,7 +225,7 @@ class UnreadDms(_Server, frozen=True):
 
 
 class Notification(_Server, frozen=True):
-    notification: dict[str, Any]
+    notification: UserNotification
 
 
 class ServerShutdown(_Server, frozen=True):

@@ -14,8 +14,14 @@ ACTIONS: tuple[Action, ...] = get_args(Action)
 FIRST_ALLOWED: dict[Action, str] = {
     "read": "readonly",
     "send": "member",
+    "react": "member",
+    "pin": "moderator",
+    "delete_any": "moderator",
     "invite": "moderator",
-    "moderate": "moderator",
+    "kick": "moderator",
+    "ban": "moderator",
+    "mute": "moderator",
+    "set_role": "moderator",
     "change": "moderator",
     "delete": "owner",
 }

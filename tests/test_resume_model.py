@@ -771,6 +771,7 @@ async def open_model(
             ),
             tokens=Tokens(Secret("s" * 32), Secret(), access_s=10**6), passwords=cast("Any", None), metrics=METRICS,
             health=cast("Any", None), holding=holding, search=cast("Any", None),
+            moderation=cast("Any", None), lobby_id="", notifications=cast("Any", None), notifier=cast("Any", None),
         )  # fmt: skip
         nursery.start_soon(bus.carry_on)
         nursery.start_soon(followers.let_follow, chat)

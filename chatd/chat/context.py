@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from chatd.chat.word_filter import NO_WORDS, WordFilter
-from chatd.config import SearchOptions
+from chatd.config import NotificationOptions, SearchOptions
 from chatd.errors import Refusal
 from chatd.limits.rates import Rate
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from chatd.bus.hub import Hub
     from chatd.bus.port import Bus, Event, Notice
+    from chatd.chat.notifications import Notifier
     from chatd.chat.presence import Presence
     from chatd.chat.sessions import Sessions
     from chatd.chat.typists import Typists
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from chatd.store.accounts import Accounts, Standing
     from chatd.store.journal import Journal
     from chatd.store.messages import Messages, Stretch
+    from chatd.store.moderation import Moderation
+    from chatd.store.notifications import Notifications
     from chatd.store.presence import Statuses
     from chatd.store.rooms import OwnRoom, Rooms
     from chatd.store.search import Search
@@ -69,6 +72,7 @@ class Options:
     presence: PresenceOptions
     typing: TypingOptions
     search: SearchOptions = field(default_factory=SearchOptions)
+    notifications: NotificationOptions = field(default_factory=NotificationOptions)
     rates: Rates = field(init=False)
 
     def __post_init__(self) -> None:
@@ -116,6 +120,9 @@ class Chat:
     journal: Journal
     accounts: Accounts
     rooms: Rooms
+    moderation: Moderation
+    #: The first room of this database, which is nobody's to delete but an administrator's.
+    lobby_id: str
     messages: Messages
     arrivals: Loader[tuple[str, str], Arrival]
     #: What was missed of rooms, read once for all who ask for the same.
@@ -131,6 +138,8 @@ class Chat:
     #: Outboxes that hold an acknowledgement until the batch's events have been sent.
     holding: list[Outbox]
     search: Search
+    notifications: Notifications
+    notifier: Notifier
     word_filter: WordFilter = NO_WORDS
 
     @property

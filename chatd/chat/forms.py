@@ -5,7 +5,8 @@ Same field names and same kind of sentences as the WebSocket side; whatever is n
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -62,13 +63,75 @@ class ProfileChange(_Form, frozen=True, kw_only=True):
     old_password: str | None = None
 
 
+RoomName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=100)]
+Topic: TypeAlias = Annotated[str, Meta(max_length=500)]
+
+
 class RoomForm(_Form, frozen=True, kw_only=True):
     """A new room; `members` are user ids."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=100)]
+    name: RoomName
     kind: Literal["public", "private"] = "public"
-    topic: Annotated[str, Meta(max_length=500)] | None = None
+    topic: Topic | None = None
     members: Annotated[list[Id], Meta(max_length=1000)] = []
+
+
+class SettingsForm(_Form, frozen=True, kw_only=True):
+    """What is absent stays; 0 takes a bound away."""
+
+    max_members: Annotated[int, Meta(ge=0, le=10_000_000)] | None = None
+    slow_mode_s: Annotated[int, Meta(ge=0, le=86_400)] | None = None
+
+
+class RoomChangeForm(_Form, frozen=True, kw_only=True):
+    """What is absent stays; an empty topic removes it."""
+
+    name: RoomName | None = None
+    topic: Topic | None = None
+    settings: SettingsForm = SettingsForm()
+
+
+class MemberForm(_Form, frozen=True, kw_only=True):
+    """Somebody to be added to a room, or invited to it; an owner is made of a member."""
+
+    user_id: Id
+    role: Literal["moderator", "member", "readonly"] = "member"
+    invite: bool = False
+
+
+class MemberChangeForm(_Form, frozen=True, kw_only=True):
+    """Another role, or until when somebody may not send: a time with its zone, or null for not any more."""
+
+    role: Literal["owner", "moderator", "member", "readonly"] | None = None
+    muted_until: Annotated[datetime, Meta(tz=True)] | msgspec.UnsetType | None = msgspec.UNSET
+
+    @property
+    def is_muting(self) -> bool:
+        """Something is said of muting, if only that it is over."""
+        return self.muted_until is not msgspec.UNSET
+
+    @property
+    def muted_until_ms(self) -> int | None:
+        return int(self.muted_until.timestamp() * 1000) if isinstance(self.muted_until, datetime) else None
+
+
+class RemovalForm(_Form, frozen=True, kw_only=True):
+    """Whether somebody who is removed is to be kept out, and why."""
+
+    ban: bool = False
+    reason: Annotated[str, Meta(max_length=500)] | None = None
+
+
+class NotificationsRead(_Form, frozen=True, kw_only=True):
+    """Notifications that were read; all of them where none are named."""
+
+    ids: Annotated[list[Id], Meta(max_length=1000)] | None = None
+
+
+class NotifyForm(_Form, frozen=True, kw_only=True):
+    """What a member wants to hear of a room."""
+
+    notify: Literal["all", "mentions", "none"]
 
 
 class MessageForm(_Form, frozen=True, kw_only=True):
@@ -80,6 +143,13 @@ class MessageForm(_Form, frozen=True, kw_only=True):
     reply_to: Id | None = None
     metadata: dict[str, Any] | None = None
     client_message_id: ClientMessageId | None = None
+
+
+class MarkForm(_Form, frozen=True, kw_only=True):
+    """Up to where something was read; nothing given is the newest."""
+
+    message_id: Id | None = None
+    seq: Annotated[int, Meta(ge=0, le=MAX_SEQ)] | None = None
 
 
 def read_form(body: bytes, form: type[T]) -> T:

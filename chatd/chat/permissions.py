@@ -1,4 +1,8 @@
-"""Who may do what in a room: one table, for both doors."""
+"""Who may do what in a room: one table, for both doors.
+
+A role may what stands in its row. What is done to another member is also bounded by their role: nobody acts on somebody
+who stands as high as they do, and nobody gives a role as high as their own; only owners make owners.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,15 @@ from typing import Final, Literal
 
 from chatd.errors import Refusal
 
-Action = Literal["read", "send", "invite", "moderate", "change", "delete"]
+Action = Literal[
+    "read", "send", "react", "pin", "delete_any", "invite", "kick", "ban", "mute", "set_role", "change", "delete"
+]
 
 _READONLY: Final[frozenset[Action]] = frozenset({"read"})
-_MEMBER: Final[frozenset[Action]] = _READONLY | {"send"}
-_MODERATOR: Final[frozenset[Action]] = _MEMBER | {"invite", "moderate", "change"}
+_MEMBER: Final[frozenset[Action]] = _READONLY | {"send", "react"}
+_MODERATOR: Final[frozenset[Action]] = _MEMBER | {
+    "pin", "delete_any", "invite", "kick", "ban", "mute", "set_role", "change"
+}  # fmt: skip
 _OWNER: Final[frozenset[Action]] = _MODERATOR | {"delete"}
 
 MAY: Final[dict[str, frozenset[Action]]] = {
@@ -19,6 +27,20 @@ MAY: Final[dict[str, frozenset[Action]]] = {
     "moderator": _MODERATOR,
     "owner": _OWNER,
 }
+#: How high each role stands above others.
+HEIGHT: Final[dict[str, int]] = {"readonly": 0, "member": 0, "moderator": 1, "owner": 2}
+
+#: What an action is called in a sentence, where its own word does not say it.
+_WORDS: Final[dict[Action, str]] = {
+    "delete_any": "delete messages of others",
+    "invite": "bring others in",
+    "kick": "remove others",
+    "ban": "ban others",
+    "mute": "mute others",
+    "set_role": "change roles",
+    "change": "change the room",
+    "delete": "delete the room",
+}
 
 
 def check_may(role: str | None, action: Action) -> None:
@@ -26,4 +48,21 @@ def check_may(role: str | None, action: Action) -> None:
     if role is None:
         raise Refusal("not_a_member", "You are not a member of this room; send join_room first.")
     if action not in MAY[role]:
-        raise Refusal("forbidden", f"Your role in this room is {role}, which may not {action}; ask a moderator.")
+        words = _WORDS.get(action, action)
+        raise Refusal("forbidden", f"Your role in this room is {role}, which may not {words}; ask a moderator.")
+
+
+def check_may_act_on(role: str | None, action: Action, other_role: str | None) -> None:
+    """`check_may`, and that the other, if a member, does not stand as high."""
+    check_may(role, action)
+    assert role is not None, "nobody else may anything"
+    if other_role is not None and HEIGHT[other_role] >= HEIGHT[role]:
+        raise Refusal("forbidden", f"Your role in this room is {role}, and so you cannot act on its {other_role}s.")
+
+
+def check_may_give(role: str | None, action: Action, given_role: str) -> None:
+    """`check_may`, and that the role that is given to somebody stands lower; an owner may give every role."""
+    check_may(role, action)
+    assert role is not None, "nobody else may anything"
+    if role != "owner" and HEIGHT[given_role] >= HEIGHT[role]:
+        raise Refusal("forbidden", f"Your role in this room is {role}; only an owner makes somebody {given_role}.")

@@ -112,25 +112,29 @@ class Sessions:
         if notice.kind == "room_deleted":
             self._deleted(notice.room_id or "", notice.seq)
         for session in self.of_user(notice.user_id):
-            match notice.kind:
-                case "member_joined":
-                    self._joined(session, notice.room_id or "", notice.seq, notice.role)
-                case "member_left":
-                    self._left(session, notice.room_id or "", notice.seq)
-                case "member_updated":
-                    self._updated(session, notice.room_id or "", notice.seq, notice.role)
-                case "session_revoked":
-                    if notice.session_id is None:
-                        # One that began behind it is not meant, however late it comes.
-                        self.look_again(session)
-                    elif notice.session_id in session.session_ids:
-                        session.line.end(CloseCode.SESSION_REVOKED, "session revoked: sign in again")
-                case "account_disabled":
-                    session.line.end(CloseCode.ACCOUNT_DISABLED, "account disabled")
-                case "profile_changed":
-                    session.username = notice.username or session.username
-                    # A later name may have been told first.
+            self._heed(session, notice)
+
+    def _heed(self, session: Session, notice: Notice) -> None:
+        room_id = notice.room_id or ""
+        match notice.kind:
+            case "member_joined":
+                self._joined(session, room_id, notice.seq, notice.role)
+            case "member_left":
+                self._left(session, room_id, notice.seq)
+            case "member_updated":
+                self._updated(session, room_id, notice.seq, notice.role)
+            case "session_revoked":
+                if notice.session_id is None:
+                    # One that began behind it is not meant, however late it comes.
                     self.look_again(session)
+                elif notice.session_id in session.session_ids:
+                    session.line.end(CloseCode.SESSION_REVOKED, "session revoked: sign in again")
+            case "account_disabled":
+                session.line.end(CloseCode.ACCOUNT_DISABLED, "account disabled")
+            case "profile_changed":
+                session.username = notice.username or session.username
+                # A later name may have been told first.
+                self.look_again(session)
 
     def heed_event(self, event: Event) -> None:
         """A room's event by which memberships began, changed or ended, behind its delivery."""

@@ -60,14 +60,16 @@ class Scene:
         self.head.last_seq += 1
         return self.head.last_seq
 
-    def add_event(self, event: RoomChange, *, subject: str | None = None, message_id: str | None = None) -> None:
+    def add_event(
+        self, event: RoomChange, *, subject: str | None = None, message_id: str | None = None, kind: str = ""
+    ) -> None:
         """Store and publish an event under the seq that it carries.
 
         `subject` is the user whom it is about, `message_id` the message; the body of a `message_edited` is not kept,
-        because a replay makes it from the message.
+        because a replay makes it from the message. `kind` is what the nodes know it by, where that is not its type.
         """
         assert not isinstance(event, NewMessage | NewDm), "a message is a `Post`"
-        kind, body = wire_name(type(event).__name__), encode(event)
+        kind, body = kind or wire_name(type(event).__name__), encode(event)
         self.has_written = True
         self.events.append(Event(self.room_id, event.seq, kind, body, subject))
         kept = "{}" if kind == "message_edited" else body.decode()

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RoomRow:
-    """A room, with the role that whoever asked has in it, and the seq of their joining (`None`: not a member)."""
+    """A room, with the role that whoever asked has in it, and the seq of their joining (`None`: not a member).
+
+    `invited_as` is the role that an invitation offers them; `max_members` is `None` where the room has no own bound.
+    """
 
     id: str
     kind: str
@@ -29,6 +32,8 @@ class RoomRow:
     last_seq: int
     role: str | None
     joined_seq: int | None
+    slow_mode_s: int = 0
+    invited_as: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,7 @@ class MemberRow:
     status: str
     status_message: str | None
     last_seen_at: int | None
+    muted_until: int | None = None
 
 
 class OwnRoom(NamedTuple):
@@ -99,6 +105,11 @@ class Rooms:
     async def members(self, room_id: str, *, after: str, limit: int, offset: int) -> list[MemberRow]:
         params: Params = {"room_id": room_id, "after": after, "limit": limit, "offset": offset}
         return [MemberRow(*row) for row in await self._database.rows(self._queries["rooms.members"], params)]
+
+    async def member(self, room_id: str, user_id: str) -> MemberRow | None:
+        params: Params = {"room_id": room_id, "user_id": user_id}
+        row = await self._database.row(self._queries["rooms.member"], params)
+        return None if row is None else MemberRow(*row)
 
     async def count_of_user(self, user_id: str) -> int:
         row = await self._database.row(self._queries["rooms.count_of_user"], {"user_id": user_id})

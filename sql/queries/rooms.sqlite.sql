@@ -11,9 +11,8 @@ WHERE rooms.deleted_at IS NULL
 ORDER BY rooms.id;
 
 -- name: last_seqs
--- The newest seq of many rooms. LIMIT: one row a room.
-SELECT rooms.id, rooms.last_seq FROM json_each(:rooms) AS wanted JOIN rooms ON rooms.id = wanted.value
-WHERE rooms.deleted_at IS NULL;
+-- The newest seq of many rooms, also of deleted ones, so that a lost last event is found. LIMIT: one row a room.
+SELECT rooms.id, rooms.last_seq FROM json_each(:rooms) AS wanted JOIN rooms ON rooms.id = wanted.value;
 
 -- name: kinds
 -- How many of many rooms are of each kind. LIMIT: there are three kinds.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from chatd.chat import rooms
-from chatd.chat.forms import RoomForm, read_form, read_page
+from chatd.chat import room_changes, rooms
+from chatd.chat.forms import RoomChangeForm, RoomForm, read_form, read_page
+from chatd.chat.room_changes import RoomChange
 from chatd.records import encode_json
 from chatd.wire.http import Response, json_response
 
@@ -38,6 +39,25 @@ async def create_room(chat: Chat, call: Call) -> Response:
 async def get_room(chat: Chat, call: Call) -> Response:
     """GET /api/rooms/:id"""
     return json_response(200, encode_json(await rooms.read_room(chat, call.signed_in.user_id, call.parts[0])))
+
+
+async def change_room(chat: Chat, call: Call) -> Response:
+    """PATCH /api/rooms/:id"""
+    form = read_form(await call.request.body.read(), RoomChangeForm)
+    change = RoomChange(
+        name=form.name,
+        topic=form.topic,
+        max_members=form.settings.max_members,
+        slow_mode_s=form.settings.slow_mode_s,
+    )
+    changed = await room_changes.change_room(chat, call.signed_in.user_id, call.parts[0], change)
+    return json_response(200, encode_json(changed))
+
+
+async def delete_room(chat: Chat, call: Call) -> Response:
+    """DELETE /api/rooms/:id"""
+    await room_changes.delete_room(chat, call.signed_in.user_id, call.parts[0])
+    return json_response(200, b'{"success":true}')
 
 
 async def list_members(chat: Chat, call: Call) -> Response:
