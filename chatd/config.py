@@ -226,6 +226,7 @@ class LimitOptions(Struct, frozen=True, kw_only=True):
     connections_per_user: Limit = 20
     new_connections_per_second: Limit = 500
     rooms_per_user: Limit = 1000
+    blocks_per_user: Limit = 1000
     members_per_room: Limit = 100_000
     content_characters: Limit = 10_000
     metadata_bytes: Limit = 4096
@@ -252,6 +253,15 @@ class TypingOptions(Struct, frozen=True, kw_only=True):
     max_typists: Positive = 10_000
 
 
+class ReceiptOptions(Struct, frozen=True, kw_only=True):
+    """Who is told what was read and delivered, and how often that is looked at."""
+
+    read_max_members: Limit = 500
+    delivered_max_members: Limit = 50
+    delivered_every_s: Seconds = 1
+    delivered_per_second: Positive = 1000
+
+
 class MessageOptions(Struct, frozen=True, kw_only=True):
     """What is done with messages."""
 
@@ -271,6 +281,13 @@ class SearchOptions(Struct, frozen=True, kw_only=True):
     matches: Annotated[int, Meta(ge=1, le=2000)] = 200
     timeout_s: Seconds = 1
     index_per_second: Annotated[int, Meta(ge=1, le=1_000_000)] = 2000
+
+
+class NotificationOptions(Struct, frozen=True, kw_only=True):
+    """Telling users of what concerns them."""
+
+    max_mentions: Annotated[int, Meta(ge=0, le=100)] = 20
+    keep_days: Annotated[int, Meta(ge=1, le=3650)] = 90
 
 
 class ResumeOptions(Struct, frozen=True, kw_only=True):
@@ -309,8 +326,10 @@ class Config(Struct, frozen=True, kw_only=True):
     limits: LimitOptions = LimitOptions()
     presence: PresenceOptions = PresenceOptions()
     typing: TypingOptions = TypingOptions()
+    receipts: ReceiptOptions = ReceiptOptions()
     messages: MessageOptions = MessageOptions()
     search: SearchOptions = SearchOptions()
+    notifications: NotificationOptions = NotificationOptions()
     resume: ResumeOptions = ResumeOptions()
     uploads: UploadOptions = UploadOptions()
     telemetry: TelemetryOptions = TelemetryOptions()

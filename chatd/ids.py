@@ -10,5 +10,11 @@ import uuid_utils
 new_uuid: Final = uuid_utils.uuid7
 
 
+def oldest_id_of(at_ms: int) -> str:
+    """An id that no id made before this time (milliseconds since 1970) is above: an id begins with when it was made."""
+    digits = f"{at_ms:012x}"
+    return f"{digits[:8]}-{digits[8:]}"
+
+
 def new_id() -> str:
     return str(new_uuid())

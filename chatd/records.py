@@ -103,6 +103,25 @@ class User(_Record, frozen=True):
     last_seen: str | None = None
 
 
+class UserNotification(_Record, frozen=True):
+    """What concerns one user: a mention, a reply, a reaction, a direct message, an invitation."""
+
+    id: str
+    kind: str
+    room_id: str
+    actor_id: str
+    actor_name: str
+    created_at: str
+    read: bool
+    #: Direct conversations have none.
+    room_name: str | None = None
+    message_id: str | None = None
+    seq: int | None = None
+    emoji: str | None = None
+    #: The beginning of the message, while it is not deleted.
+    excerpt: str | None = None
+
+
 class RoomSettings(_Record, frozen=True):
     """What moderators have set: 0 for no bound of the room's own and for no slow mode."""
 
@@ -157,6 +176,49 @@ class Ban(_Record, frozen=True):
     banned_at: str
     banned_by: str | None = None
     reason: str | None = None
+
+
+class Receipt(_Record, frozen=True):
+    """How far a message has come to a member: `sent`, `delivered` or `read`, and by when."""
+
+    user_id: str
+    username: str
+    status: str
+    delivered_at: str | None = None
+    read_at: str | None = None
+
+
+class Participant(_Record, frozen=True):
+    user_id: str
+    username: str
+    display_name: str | None = None
+
+
+class ChatEntry(_Record, frozen=True):
+    """A room or conversation in the chat list. `user_id` is the other one of a direct conversation."""
+
+    room_id: str
+    name: str
+    kind: str
+    last_seq: int
+    last_read_seq: int
+    unread: int
+    last_activity: str
+    member_count: int
+    #: The first of them.
+    participants: list[Participant]
+    topic: str | None = None
+    user_id: str | None = None
+    last_message: Message | None = None
+
+
+class BlockedUser(_Record, frozen=True):
+    """Somebody whom a user does not want to hear from."""
+
+    user_id: str
+    username: str
+    blocked_at: str
+    display_name: str | None = None
 
 
 class ExcerptPart(_Record, frozen=True):

@@ -211,6 +211,7 @@ async def _keep_up(chat: Chat, facts: Facts) -> None:
                 await chat.accounts.forget_sessions(chat.clock() - FORGET_SESSIONS_MS)
                 # So long after its use a token would have expired: that it comes back tells nothing any more.
                 await chat.accounts.forget_spent_tokens(chat.clock() - chat.options.auth.refresh_days * DAY_MS)
+                await chat.notifications.forget(chat.clock() - chat.options.notifications.keep_days * DAY_MS)
         except Refusal as refusal:
             log.warning("upkeep_failed", detail=refusal.detail)
 

@@ -24,6 +24,7 @@ LAYERS: Final = (
     {"__main__"},
     {"administration", "backups", "terminal", "verify"},
     {"server"},
+    {"notifier"},
     {"upkeep", "signals", "reload"},
     {"backends"},
     {"nursery", "listener"},
@@ -77,7 +78,7 @@ DOORS: Final = {
 CLOSED: Final = {"chat": {"trio", "socket"}, "wire": {"trio"}}
 
 #: These start tasks wherever they like; those, only in a function named open_…, whose block the tasks live in.
-STARTERS: Final = {"nursery.py", "listener.py", "server.py", "upkeep.py", "signals.py", "terminal.py"}
+STARTERS: Final = {"nursery.py", "listener.py", "server.py", "upkeep.py", "signals.py", "notifier.py", "terminal.py"}
 OPENERS: Final = ("store/", "bus/", "loader.py", "client/")
 
 #: These see the whole configuration: who uses it, and who makes it.

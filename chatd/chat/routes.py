@@ -13,7 +13,7 @@ from chatd.chat.accounts import identify
 from chatd.chat.context import Chat, take
 from chatd.chat.features import Feature, check_feature
 from chatd.chat.operation import health, metrics, readiness
-from chatd.chat.web import accounts, members, messages, rooms, search
+from chatd.chat.web import accounts, members, messages, notifications, rooms, search
 from chatd.chat.web.call import Call, Rule
 from chatd.errors import Refusal
 from chatd.limits.addresses import limited_as
@@ -72,6 +72,11 @@ ROUTES: Final = (
     Route("POST", "/api/rooms/:id/messages", messages.send_message),
     Route("GET", "/api/rooms/:id/pins", messages.list_pins, feature="pins"),
     Route("GET", "/api/messages/:id/thread", messages.list_replies, feature="threads"),
+    # Before the members who have an id.
+    Route("GET", "/api/rooms/:id/members/me", notifications.get_preference, feature="notifications"),
+    Route("PATCH", "/api/rooms/:id/members/me", notifications.change_preference, feature="notifications"),
+    Route("GET", "/api/notifications", notifications.list_notifications, feature="notifications"),
+    Route("POST", "/api/notifications/read", notifications.mark_read, feature="notifications"),
     Route("GET", "/api/search", search.search_messages, feature="search"),
     Route("GET", "/healthz", health, is_open=True),
     Route("GET", "/readyz", readiness, is_open=True),

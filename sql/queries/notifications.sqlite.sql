@@ -1,0 +1,64 @@
+-- Queries that serve many at once, whose keys come as one JSON text.
+
+-- name: reached
+-- Whom each of many concerns reaches, and what it looks like to them. One conversation, one invitation and one user's
+-- reactions to a message tell once until that is read. LIMIT: notifications.max_mentions bounds the concerns of each
+-- message, which has one user each.
+WITH wanted AS (
+    SELECT entry.value ->> 0 AS n, entry.value ->> 1 AS kind, entry.value ->> 2 AS room_id,
+           entry.value ->> 3 AS message_id, entry.value ->> 4 AS actor_id, entry.value ->> 5 AS target
+    FROM json_each(:wanted) AS entry
+), reached AS (
+    SELECT wanted.n, users.id AS user_id
+    FROM wanted JOIN users ON users.username_key = wanted.target WHERE wanted.kind = 'mention'
+    UNION ALL
+    SELECT wanted.n, messages.sender_id
+    FROM wanted JOIN messages ON messages.id = wanted.target AND messages.room_id = wanted.room_id
+    WHERE wanted.kind IN ('reply', 'reaction')
+    UNION ALL
+    SELECT wanted.n, room_members.user_id
+    FROM wanted JOIN room_members ON room_members.room_id = wanted.room_id WHERE wanted.kind = 'direct'
+    UNION ALL
+    SELECT wanted.n, wanted.target FROM wanted WHERE wanted.kind = 'invitation'
+)
+SELECT reached.n, reached.user_id, rooms.name, messages.seq, actors.username,
+       CASE WHEN messages.deleted_at IS NULL THEN SUBSTR(messages.content, 1, 140) END
+FROM reached
+JOIN wanted ON wanted.n = reached.n
+JOIN rooms ON rooms.id = wanted.room_id AND rooms.deleted_at IS NULL
+JOIN users ON users.id = reached.user_id AND users.disabled_at IS NULL
+JOIN users AS actors ON actors.id = wanted.actor_id
+LEFT JOIN messages ON messages.id = wanted.message_id
+LEFT JOIN room_members ON room_members.room_id = wanted.room_id AND room_members.user_id = reached.user_id
+WHERE reached.user_id <> wanted.actor_id
+  AND (
+      wanted.kind = 'invitation'
+      OR room_members.notify = 'all'
+      OR (room_members.notify = 'mentions' AND wanted.kind IN ('mention', 'reply'))
+  )
+  AND NOT EXISTS (
+      SELECT 1 FROM user_blocks
+      WHERE user_blocks.user_id = reached.user_id AND user_blocks.blocked_id = wanted.actor_id
+  )
+  AND NOT EXISTS (
+      SELECT 1
+      FROM notifications AS told LEFT JOIN messages AS before ON before.id = told.message_id
+      WHERE told.user_id = reached.user_id AND told.room_id = wanted.room_id AND told.kind = wanted.kind
+        AND told.read_at IS NULL
+        AND (
+            (wanted.kind = 'direct' AND before.seq > room_members.read_seq)
+            OR (wanted.kind = 'reaction' AND told.message_id = wanted.message_id AND told.actor_id = wanted.actor_id)
+            OR wanted.kind = 'invitation'
+        )
+  )
+ORDER BY reached.n;
+
+-- name: add
+INSERT INTO notifications (id, user_id, kind, room_id, message_id, actor_id, emoji, created_at)
+SELECT entry.value ->> 0, entry.value ->> 1, entry.value ->> 2, entry.value ->> 3, entry.value ->> 4,
+       entry.value ->> 5, entry.value ->> 6, entry.value ->> 7
+FROM json_each(:notifications) AS entry;
+
+-- name: read_some
+UPDATE notifications SET read_at = :now
+WHERE user_id = :user_id AND read_at IS NULL AND id IN (SELECT entry.value FROM json_each(:ids) AS entry);
