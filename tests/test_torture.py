@@ -32,9 +32,10 @@ DROP TABLE messages;
 ALTER TABLE copies RENAME TO messages;
 """
 COPY = """
-INSERT INTO messages SELECT 'copy', room_id, {seq}, {count}, sender_id, message_type, content, reply_to, file_id,
-       metadata, client_message_id, request_hash, created_at, edited_at, deleted_at, deleted_by, pinned_at, pinned_by
-FROM messages WHERE client_message_id = 'ada-3';
+CREATE TABLE one AS SELECT * FROM messages WHERE client_message_id = 'ada-3';
+UPDATE one SET id = 'copy', seq = {seq}, count_in_room = {count};
+INSERT INTO messages SELECT * FROM one;
+DROP TABLE one;
 """
 
 
