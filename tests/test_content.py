@@ -1,16 +1,24 @@
-"""What may stand in a message: lengths in characters, no control characters, metadata within its bytes."""
+"""What may stand in a message: lengths in characters, no control characters, no HTML, no unwanted word."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd.chat.content import check_client_message_id, check_content, check_metadata, hash_request
-from chatd.config import LimitOptions
+from chatd.chat.markup import escape_html, has_html, strip_html
+from chatd.chat.word_filter import WordFilter, read_word_filter
+from chatd.config import ConfigError, LimitOptions, MessageOptions
 from chatd.errors import ErrorCode, Refusal
+from tests.daemon import ON_BOTH_BACK_ENDS, open_daemon
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.daemon import Daemon, SignedIn
 
 LIMITS = LimitOptions()
 NO_LIMITS = LimitOptions(content_characters=0, metadata_bytes=0, client_message_id_bytes=0)
@@ -141,3 +149,228 @@ def test_metadata_is_nested_up_to_its_bound() -> None:
     assert check_metadata(nested(16), LimitOptions()) is not None
     with pytest.raises(Refusal, match="16 levels"):
         check_metadata(nested(17), LimitOptions())
+
+
+# HTML
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a < b && c > d", "x<y", "<3", "List<String>", "Map<K, V>", "a <b && c> d", "if a<b: x>y", "1 <2> 3",
+        "<-- here",        "<ada@example.org>", "<https://example.org>", "a <b & c> d", "i<n; i++",
+        "<script", "&lt;b&gt;", "a -> b <- c",
+    ],
+)  # fmt: skip
+def test_text_that_has_no_tag_is_none(text: str) -> None:
+    assert not has_html(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "stripped"),
+    [
+        ("<b>bold</b> & a < b", "bold & a < b"),
+        ("<script>alert(1)</script>", ""),
+        ("<SCRIPT >alert(1)</SCRIPT >hi", "hi"),
+        ("<style>*{}</style>x", "x"),
+        ("<img src=x onerror=alert(1)>", ""),
+        ("<img src=x onerror=alert(1)", ""),
+        ("<img/src=x/onerror=alert(1)>", ""),
+        ("<svg/onload=alert(1)>", ""),
+        ("<unknown onclick=alert(1)>x</unknown>", "x"),
+        ("<a < onclick=alert(1)>x", "x"),
+        ("<a href='https://example.org'>x</a>", "x"),
+        ("<br/>one<br>two", "onetwo"),
+        ("<!-- note -->x", "x"),
+        ("<b>x</b> &lt;script&gt; &amp; &nbsp;", "x &lt;script&gt; &amp; &nbsp;"),
+        ("<<b>script>alert(1)<<b>/script>", ""),
+        ("<iframe><script>alert(1)</script></iframe>", ""),
+        ("<textarea><b>x</b></textarea>", "x"),
+        ("<b>\u200b\u202e 😀 é</b>", "\u200b\u202e 😀 é"),
+    ],
+)
+def test_tags_are_left_out_and_nothing_is_left_that_runs(text: str, stripped: str) -> None:
+    assert has_html(text)
+    assert strip_html(text) == stripped
+    assert not has_html(stripped)
+
+
+def test_tags_in_tags_without_end_are_given_up() -> None:
+    assert strip_html("<" * 30 + "b>" * 30) is None
+
+
+@given(st.text(alphabet="<>/ab&;= \n\"'!-scriptonx", max_size=60))
+def test_what_is_left_of_any_text_has_no_tag_and_nothing_escaped_twice(text: str) -> None:
+    left = strip_html(text)
+    assert left is None or not has_html(left)
+    assert left is None or left.count("&") <= text.count("&")
+
+
+@pytest.mark.parametrize("text", ["<a " * 3300, "<a" + " x" * 4900, "<x " + " on" * 3300, "</b" * 3300, "<!--" * 2500])
+def test_texts_made_to_be_slow_are_looked_through_once(text: str) -> None:
+    has_html(text)
+    strip_html(text)
+
+
+def test_html_can_be_escaped_instead() -> None:
+    assert escape_html("<b>a & 'b'</b>") == "&lt;b&gt;a &amp; 'b'&lt;/b&gt;"
+
+
+# Words
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("darn it", "**** it"),
+        ("DARN! darned, undarn, darn_", "****! darned, undarn, ****_"),
+        ("\uff24\uff41\uff52\uff4e it", "**** it"),
+        ("das ist MIST", "das ist ****"),
+        ("so a bad  word, bad-word bad", "so a *********, ******** bad"),
+        ("ÜBEL übel", "**** ****"),
+        ("STRASSE", "*******"),
+        ("", ""),
+        ("nothing here", "nothing here"),
+    ],
+)
+def test_words_of_the_list_become_stars(text: str, expected: str) -> None:
+    assert WordFilter(["darn", "Mist", "bad word", "übel", "straße"]).apply(text) == expected
+
+
+def test_words_of_the_list_can_be_refused() -> None:
+    words = WordFilter(["darn"], refuses=True)
+    assert words.apply("darned") == "darned"
+    with pytest.raises(Refusal, match="not allowed here") as caught:
+        words.apply("oh Darn")
+    assert (caught.value.code, "Darn" in caught.value.detail) == ("bad_message", False)
+
+
+def test_words_are_read_from_options_and_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "words"
+    file.write_text("# not these\n\ndarn # mild\n  two words \n", "utf-8")
+    words = read_word_filter(MessageOptions(word_filter=("blast",), word_filter_file=str(file)))
+    assert words.apply("darn blast two words not these") == "**** ***** ********* not these"
+    refusing = read_word_filter(MessageOptions(word_filter=("blast",), word_filter_action="refuse"))
+    with pytest.raises(Refusal):
+        refusing.apply("blast")
+
+
+def test_a_list_that_cannot_be_read_keeps_the_daemon_from_starting(tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    with pytest.raises(ConfigError, match=r"word_filter_file: .*missing cannot be read \(No such file"):
+        read_word_filter(MessageOptions(word_filter_file=str(missing)))
+    missing.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="it is not UTF-8"):
+        read_word_filter(MessageOptions(word_filter_file=str(missing)))
+    with pytest.raises(ConfigError, match="has no letter or digit"):
+        read_word_filter(MessageOptions(word_filter=("***",)))
+
+
+# Through the doors
+
+
+async def say(daemon: Daemon, user: SignedIn, room: str, content: str, **fields: Any) -> dict[str, Any]:
+    """The message as it was stored, or the problem."""
+    form = {"content": content, **fields}
+    answer = await daemon.http("POST", f"/api/rooms/{room}/messages", form, token=user.token)
+    said: dict[str, Any] = answer.json()
+    return said
+
+
+@ON_BOTH_BACK_ENDS
+async def test_a_message_is_cleaned_whichever_door_it_comes_through(tmp_path: Path) -> None:
+    async with open_daemon(tmp_path, MESSAGES_WORD_FILTER="darn") as daemon:
+        ada = await daemon.register("ada")
+        room = await daemon.create_room(ada)
+        dirty = "<b>darn</b> a < b, see https://example.org/x"
+        async with daemon.connect(ada) as client:
+            sent = {"type": "send_message", "roomId": room, "content": dirty, "clientMessageId": "one"}
+            ack = await client.ask(**sent)
+            message = (await client.heard("new_message"))["message"]
+            assert message["content"] == "**** a < b, see https://example.org/x"
+            assert message["metadata"] == {"links": ["https://example.org/x"]}
+            # A repeat is one of what was asked for, not of what became of it.
+            assert (await client.ask(**sent))["messageId"] == ack["messageId"]
+            other = await client.ask(**{**sent, "content": message["content"]})
+            assert other["code"] == "idempotency_mismatch"
+            for content in (
+                "<script>alert(1)</script>",
+                "<b> </b>",
+                "javascript:alert(1)",
+                "java<b></b>script:alert(1)",
+            ):
+                refused = await client.ask(**{**sent, "content": content, "clientMessageId": "two"})
+                assert refused["code"] == "bad_message", content
+        posted = await say(daemon, ada, room, dirty, metadata={"links": ["mine"], "a": 1})
+        assert posted["content"] == message["content"]
+        assert posted["metadata"] == {"a": 1, "links": ["https://example.org/x"]}
+        code = await say(daemon, ada, room, "<script>darn()</script> javascript:x", messageType="code")
+        assert code["content"] == "<script>****()</script> javascript:x"
+
+
+@ON_BOTH_BACK_ENDS
+async def test_characters_of_all_kinds_come_back_as_they_were_sent(tmp_path: Path) -> None:
+    async with open_daemon(tmp_path) as daemon:
+        ada = await daemon.register("ada")
+        room = await daemon.create_room(ada)
+        contents = [
+            "zero\u200bwidth\u200d\ufeff", "\u202eright to left\u202c مرحبا", "\U0001d54f" * 10_000,
+            "e\u0301 é ﬁ", "a\u2028b\u2029c",
+            "'; DROP TABLE messages; --", "@everyone " * 900, "\\u0000 is no NUL", "\ufffe\uffff\U0010ffff",
+        ]  # fmt: skip
+        for content in contents:
+            assert (await say(daemon, ada, room, content))["content"] == content
+        history = await daemon.http("GET", f"/api/rooms/{room}/messages", token=ada.token)
+        assert [message["content"] for message in history.json()["messages"]] == contents
+        assert (await say(daemon, ada, room, "\U0001d54f" * 10_001))["code"] == "content_too_long"
+        for body in (
+            b'{"content":"a\\ud800"}',
+            b'{"content":"\\udc00b"}',
+            b'{"content":"\xed\xa0\x80"}',
+            b'{"content":"\xff"}',
+        ):
+            answer = await daemon.http("POST", f"/api/rooms/{room}/messages", body, token=ada.token)
+            assert (answer.status, answer.json()["code"]) == (422, "bad_message"), body
+
+
+@ON_BOTH_BACK_ENDS
+async def test_a_nul_character_is_refused_alike_whatever_field_it_is_in(tmp_path: Path) -> None:
+    async with open_daemon(tmp_path) as daemon:
+        ada = await daemon.register("ada")
+        room = await daemon.create_room(ada)
+        nul = "a\x00b"
+        async with daemon.connect(ada) as client:
+            sent = {"type": "send_message", "roomId": room, "content": "x"}
+            for field in ("roomId", "content", "replyTo", "clientMessageId", "metadata"):
+                refused = await client.ask(**{**sent, field: {"a": nul} if field == "metadata" else nul})
+                assert refused["code"] == "bad_message", field
+                assert f"`{field}`: has a NUL character" in refused["message"]
+            for message in ({"type": "join_room", "roomId": nul}, {"type": "get_history", "roomId": nul}):
+                assert (await client.ask(**message))["code"] == "bad_message"
+        for method, path, form in (
+            ("POST", "/api/rooms", {"name": nul}),
+            ("POST", "/api/rooms", {"name": "x", "members": [nul]}),
+            ("POST", "/api/auth/login", {"email": nul, "password": "x"}),
+            ("PATCH", "/api/users/me", {"displayName": nul}),
+        ):
+            answer = await daemon.http(method, path, form, token=ada.token)
+            assert (answer.status, answer.json()["code"]) == (422, "bad_message"), path
+        for path in ("/api/rooms?after=a%00b", "/api/rooms/a%00b", f"/api/rooms/{room}/messages?lastMessageId=%00"):
+            answer = await daemon.http("GET", path, token=ada.token)
+            assert (answer.status, answer.json()["code"]) == (400, "bad_message"), path
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("keep", "<b>x</b>"), ("escape", "&lt;b&gt;x&lt;/b&gt;")])
+async def test_html_is_kept_or_escaped_where_the_operator_says_so(tmp_path: Path, mode: str, expected: str) -> None:
+    async with open_daemon(tmp_path, MESSAGES_HTML=mode) as daemon:
+        ada = await daemon.register("ada")
+        room = await daemon.create_room(ada)
+        assert (await say(daemon, ada, room, "<b>x</b>"))["content"] == expected
+        assert (await say(daemon, ada, room, "a < b & c"))["content"] == "a < b & c"
+
+
+async def test_a_missing_word_list_is_said_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.RaisesGroup(ConfigError, flatten_subgroups=True):
+        async with open_daemon(tmp_path / "data", MESSAGES_WORD_FILTER_FILE=str(tmp_path / "none")):
+            pass
+    assert not (tmp_path / "data").exists()
