@@ -1,15 +1,19 @@
-"""Who may do what in a room: each role may all that the one below it may."""
+"""Who may do what in a room: each role may all that the one below it may, at both doors."""
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 
-from chatd.chat.permissions import MAY, Action, check_may
+from chatd.chat.permissions import MAY, Action, check_may, check_may_act_on, check_may_give
 from chatd.errors import Refusal
+from tests.daemon import open_daemon
+from tests.matrix import DEEDS, ROLES, STRANGER, is_served, new_cast, try_deed
 
-ROLES = ["readonly", "member", "moderator", "owner"]
+if TYPE_CHECKING:
+    from pathlib import Path
+
 ACTIONS: tuple[Action, ...] = get_args(Action)
 FIRST_ALLOWED: dict[Action, str] = {
     "read": "readonly",
@@ -48,3 +52,48 @@ def test_stranger_may_nothing(action: Action) -> None:
 
 def test_there_are_no_other_roles() -> None:
     assert set(MAY) == set(ROLES)
+
+
+# Whom one may act on
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("other", ROLES)
+def test_nobody_acts_on_who_stands_as_high(role: str, other: str) -> None:
+    stands_above = {"moderator": {"readonly", "member"}, "owner": {"readonly", "member", "moderator"}}
+    if other in stands_above.get(role, set()):
+        check_may_act_on(role, "kick", other)
+    else:
+        with pytest.raises(Refusal, match=role):
+            check_may_act_on(role, "kick", other)
+
+
+def test_whoever_is_no_member_may_be_acted_on_by_all_who_may_act() -> None:
+    check_may_act_on("moderator", "ban", None)
+    with pytest.raises(Refusal):
+        check_may_act_on("member", "ban", None)
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("given", ROLES)
+def test_only_owners_give_a_role_as_high_as_their_own(role: str, given: str) -> None:
+    if role == "owner" or (role == "moderator" and given in {"readonly", "member"}):
+        check_may_give(role, "set_role", given)
+    else:
+        with pytest.raises(Refusal):
+            check_may_give(role, "set_role", given)
+
+
+# At the doors
+
+
+@pytest.mark.usefixtures("back_ends")
+@pytest.mark.parametrize("kind", ["public", "private"])
+@pytest.mark.parametrize("role", [*ROLES, STRANGER])
+async def test_both_doors_keep_to_the_table(tmp_path: Path, role: str, kind: str) -> None:
+    deeds = [deed for deed in DEEDS if is_served(deed)]
+    async with open_daemon(tmp_path) as daemon:
+        cast = await new_cast(daemon)
+        async with daemon.connect(cast.by_role[role]) as client:
+            done = {deed.name: await try_deed(daemon, cast, client, role, deed, kind=kind) for deed in deeds}
+    assert done == {deed.name: deed.outcome(role, kind) for deed in deeds}

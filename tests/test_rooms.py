@@ -254,7 +254,7 @@ async def test_members_are_shown_with_their_devices(daemon: Daemon) -> None:
 
 
 async def test_who_has_left_is_shown_with_when_they_were_last_seen(tmp_path: Path) -> None:
-    async with open_daemon(tmp_path) as daemon:
+    async with open_daemon(tmp_path, PRESENCE_GRACE_S="0.01") as daemon:
         ada, bob = await daemon.register("ada"), await daemon.register("bob")
         room_id = await daemon.create_room(ada, members=[bob.id])
         async with daemon.connect(bob) as client:
