@@ -23,8 +23,10 @@ from chatd import telemetry
 from chatd.backends import StartFault, check_back_ends, hold_data_folder, open_back_ends, prepare_schema
 from chatd.bus.hub import HubOptions, open_hub
 from chatd.chat.context import Chat, Options, flush
+from chatd.chat.delivered import Deliveries
 from chatd.chat.notifications import Notifier
 from chatd.chat.presence import Presence
+from chatd.chat.receipts import MAX_NAMED, Cursors, store_marks
 from chatd.chat.routes import answer
 from chatd.chat.sessions import Sessions, notice_of
 from chatd.chat.typists import Typists
@@ -46,22 +48,24 @@ from chatd.nursery import Door, serve_websockets
 from chatd.reload import ReadConfig, Reload
 from chatd.signals import Bell, open_signals
 from chatd.store.accounts import Accounts
+from chatd.store.blocks import Blocks
+from chatd.store.chats import Chats
 from chatd.store.database import Conflict
+from chatd.store.direct import Conversations
 from chatd.store.facts import Facts
 from chatd.store.journal import JournalOptions, open_journal
 from chatd.store.messages import Messages
 from chatd.store.moderation import Moderation
 from chatd.store.notifications import Notifications
 from chatd.store.presence import Statuses
+from chatd.store.receipts import Receipts
 from chatd.store.rooms import NewRoom, Rooms
 from chatd.store.search import Search
-from chatd.store.search_index import IndexOptions, open_search_index
+from chatd.store.search_index import open_search_index
 from chatd.upkeep import Followers, SecondLooks, new_health, open_upkeep, read_arrivals
 
 if TYPE_CHECKING:
     from chatd.bus.port import Event
-    from chatd.store.database import Database
-    from chatd.store.queries import Queries
     from chatd.wire.outbox import Outbox
 
 log = telemetry.get_logger(__name__)
@@ -75,6 +79,9 @@ RECONNECT_MS: Final = 1000
 BACKLOG: Final = 4096
 #: Seconds in which those who authenticate one after the other gather for one read.
 GATHER_S: Final = 0.02
+#: Seconds in which what is read by many gathers for one statement, and marks that one takes.
+MARK_S: Final = 0.05
+MARKS_AT_ONCE: Final = 200
 #: Stretches of rooms' histories that are read by one query: what they hold is in memory together.
 STRETCHES_AT_ONCE: Final = 16
 #: What is said at SIGUSR1, which does nothing yet.
@@ -113,14 +120,35 @@ async def open_chat(
         holding: list[Outbox] = []
         concerns = Bell()
         notifier = Notifier(on_work=concerns.ring)
-        note_written = await enter(_open_search_index(config, database, queries, metrics))
+        deliveries = Deliveries(hub)
+        options = Options(
+            limits=config.limits,
+            auth=config.auth,
+            messages=config.messages,
+            resume=config.resume,
+            websocket=config.websocket,
+            http=config.http,
+            features=config.server.features,
+            presence=config.presence,
+            typing=config.typing,
+            search=config.search,
+            notifications=config.notifications,
+            receipts=config.receipts,
+        )
+        search_index = await enter(
+            open_search_index(
+                database, queries, metrics=metrics, per_second=config.search.index_per_second,
+                is_on=lambda: options.features.search,
+            )
+        )  # fmt: skip
 
         def publish(events: Sequence[Event]) -> None:
             bus.publish(events)
             for event in events:
                 hub.note_stored(event)
-                note_written(event)
+                search_index.note(event)
                 notifier.note(event)
+                deliveries.note_written(event)
                 if (notice := notice_of(event)) is not None:
                     bus.announce(notice)
 
@@ -139,22 +167,13 @@ async def open_chat(
         )  # fmt: skip
         arrivals = await enter(open_loader(partial(read_arrivals, accounts, rooms), gather_s=GATHER_S))
         missed = await enter(open_loader(messages.events_of, max_keys=STRETCHES_AT_ONCE))
+        receipts = Receipts(database, queries)
+        marks = await enter(open_loader(partial(store_marks, receipts, clock), max_keys=MARKS_AT_ONCE, gather_s=MARK_S))
+        readers = await enter(open_loader(partial(receipts.readers, limit=MAX_NAMED)))
         followers, second_looks, news, typing = Followers(), SecondLooks(), Bell(), Bell()
         sessions = Sessions(hub, bus, follow=followers.queue, look_again=second_looks.queue)
         chat = Chat(
-            options=Options(
-                limits=config.limits,
-                auth=config.auth,
-                messages=config.messages,
-                resume=config.resume,
-                websocket=config.websocket,
-                http=config.http,
-                features=config.server.features,
-                presence=config.presence,
-                typing=config.typing,
-                search=config.search,
-                notifications=config.notifications,
-            ),
+            options=options,
             epoch=epoch,
             clock=clock,
             seconds=trio.current_time,
@@ -181,7 +200,15 @@ async def open_chat(
             search=Search(database, queries),
             notifications=Notifications(database, queries),
             notifier=notifier,
+            receipts=receipts,
+            marks=marks,
+            cursors=Cursors(hub, readers, seconds=trio.current_time),
+            deliveries=deliveries,
+            direct=Conversations(database, queries),
+            blocks=Blocks(database, queries),
+            chats=Chats(database, queries),
         )
+        hub.on_signal = partial(_hear_signal, chat)
         async with (
             open_upkeep(chat, facts, followers, second_looks),
             open_signals(chat, news, typing),
@@ -190,17 +217,10 @@ async def open_chat(
             yield chat
 
 
-@asynccontextmanager
-async def _open_search_index(
-    config: Config, database: Database, queries: Queries, metrics: Metrics
-) -> AsyncIterator[Callable[[Event], None]]:
-    """Where the journal's events are noted so that they can be found."""
-    if not config.server.features.search:
-        yield lambda _: None
-        return
-    options = IndexOptions(per_second=config.search.index_per_second)
-    async with open_search_index(database, queries, options, metrics=metrics) as index:
-        yield index.note
+def _hear_signal(chat: Chat, room_id: str, body: bytes, about: str, kind: str) -> None:
+    """What other nodes tell rooms and this one remembers."""
+    chat.typists.hear(room_id, body, about, kind)
+    chat.cursors.hear(room_id, body, about, kind)
 
 
 def check_start(config: Config) -> None:

@@ -1,4 +1,5 @@
-"""What the daemon tells by itself of people: who came online and who is gone, and who has stopped typing.
+"""What the daemon tells by itself of people: who came online and who is gone, who has stopped
+typing, and to whom messages were delivered.
 
 `server` opens it around the time in which it serves. The rules are in `chat.presence` and `chat.typists`; in here is
 when they run: with a moment between, so that what happens together is told together, and not at all while nothing does.
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from chatd import telemetry
+from chatd.chat import delivered
 from chatd.chat.presence import tell
 from chatd.errors import Refusal
 
@@ -29,6 +31,8 @@ TELL_AT_ONCE: Final = 200
 RETRY_S: Final = 1.0
 #: Seconds between two looks at who is offline by now.
 CLAIM_S: Final = 1.0
+#: Seconds between two parts of what was delivered.
+PART_S: Final = 0.1
 
 
 class Bell:
@@ -80,6 +84,24 @@ async def time_typing(chat: Chat, bell: Bell) -> None:
         chat.typists.run_due()
 
 
+async def tell_delivered(chat: Chat) -> None:
+    """Now and then look what was delivered, and store and tell it in small parts, so that nobody waits for it."""
+    is_waiting = False
+    while True:
+        await trio.sleep(chat.options.receipts.delivered_every_s)
+        chat.deliveries.look()
+        while chat.deliveries.has_some:
+            try:
+                await delivered.tell(chat, max(1, round(chat.options.receipts.delivered_per_second * PART_S)))
+                is_waiting = False
+                await trio.sleep(PART_S)
+            except Refusal as refusal:
+                if not is_waiting:
+                    log.warning("receipts_wait", detail=refusal.detail)
+                is_waiting = True
+                await trio.sleep(RETRY_S)
+
+
 @asynccontextmanager
 async def open_signals(chat: Chat, news: Bell, typing: Bell) -> AsyncIterator[None]:
     """Tell for as long as the block lasts."""
@@ -87,5 +109,6 @@ async def open_signals(chat: Chat, news: Bell, typing: Bell) -> AsyncIterator[No
         nursery.start_soon(tell_news, chat, news)
         nursery.start_soon(claim_offline, chat)
         nursery.start_soon(time_typing, chat, typing)
+        nursery.start_soon(tell_delivered, chat)
         yield
         nursery.cancel_scope.cancel()

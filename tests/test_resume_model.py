@@ -27,8 +27,10 @@ from chatd import telemetry
 from chatd.bus.hub import HubOptions, open_hub
 from chatd.bus.port import Notice
 from chatd.chat.context import Chat, Options, flush
+from chatd.chat.delivered import Deliveries
 from chatd.chat.dispatch import dispatch
 from chatd.chat.presence import Presence
+from chatd.chat.receipts import MAX_NAMED, Cursors
 from chatd.chat.session import Line, Session
 from chatd.chat.sessions import Sessions
 from chatd.chat.typists import Typists
@@ -52,6 +54,7 @@ from chatd.store.accounts import Accounts
 from chatd.store.journal import JournalOptions, open_journal
 from chatd.store.messages import NO_SEQ, Messages
 from chatd.store.presence import Statuses
+from chatd.store.receipts import Receipts
 from chatd.store.rooms import Rooms
 from chatd.upkeep import Followers, SecondLooks, read_arrivals
 from chatd.wire.frames import close_frame
@@ -752,6 +755,7 @@ async def open_model(
         open_hub(bus, options, read_last_seqs=rooms.last_seqs, read_events=messages.events_after) as hub,
         open_loader(partial(read_arrivals, accounts, rooms), gather_s=0.005) as arrivals,
         open_loader(messages.events_of, max_keys=2) as missed,
+        open_loader(partial(Receipts(database, QUERIES).readers, limit=MAX_NAMED)) as readers,
         journal(database, is_own=True) as own_journal,
         journal(InlineSqlite(connection), is_own=False) as elsewhere,
         trio.open_nursery() as nursery,
@@ -771,6 +775,8 @@ async def open_model(
             ),
             tokens=Tokens(Secret("s" * 32), Secret(), access_s=10**6), passwords=cast("Any", None), metrics=METRICS,
             health=cast("Any", None), holding=holding, search=cast("Any", None),
+            receipts=cast("Any", None), marks=cast("Any", None), deliveries=Deliveries(hub),
+            cursors=Cursors(hub, readers, seconds=trio.current_time), direct=cast("Any", None), blocks=cast("Any", None), chats=cast("Any", None),
             moderation=cast("Any", None), lobby_id="", notifications=cast("Any", None), notifier=cast("Any", None),
         )  # fmt: skip
         nursery.start_soon(bus.carry_on)

@@ -7,11 +7,13 @@ its positions, so that its first live event is the next one.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from chatd import telemetry
 from chatd.chat.accounts import check_standing
 from chatd.chat.catchup import lengthen_tails, resume_room
+from chatd.chat.direct import tell_unread
 from chatd.errors import CloseCode, Refusal
 from chatd.protocol import Authenticate, Authenticated, AuthError, Resume
 from chatd.records import Limits, RoomEntry, format_time
@@ -75,11 +77,15 @@ async def begin(chat: Chat, session: Session, claims: Claims, message: Authentic
     # From here on notices about the user reach this session, so that no change goes unseen.
     chat.sessions.add(session)
     telemetry.bind_context(user=session.user_id)
-    await settle_in(chat, session, claims, message)
+    arrival = await settle_in(chat, session, claims, message)
+    if message.resume is None:
+        # Who came in is not turned away for want of it.
+        with suppress(Refusal):
+            await tell_unread(chat, session, arrival.rooms)
     log.info("authenticated", address=session.address, rooms=len(session.rooms))
 
 
-async def settle_in(chat: Chat, session: Session, claims: Claims, message: Authenticate) -> None:
+async def settle_in(chat: Chat, session: Session, claims: Claims, message: Authenticate) -> Arrival:
     """Check that the session stands, listen to its rooms, and tell the client where it is."""
     former = session.session_ids
     # Notices about either of them count until it is known that the new one stands.
@@ -96,6 +102,8 @@ async def settle_in(chat: Chat, session: Session, claims: Claims, message: Authe
     session.send(authenticated(chat, session, entries, message.id))
     session.has_arrived = True
     chat.sessions.appear(session)
+    chat.deliveries.note_arrival(session, [own.room_id for own in arrival.rooms if own.unread > 0])
+    return arrival
 
 
 async def read_arrival(chat: Chat, session: Session, claims: Claims) -> Arrival:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from chatd.chat.word_filter import NO_WORDS, WordFilter
-from chatd.config import NotificationOptions, SearchOptions
+from chatd.config import NotificationOptions, ReceiptOptions, SearchOptions
 from chatd.errors import Refusal
 from chatd.limits.rates import Rate
 
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
     from chatd.bus.hub import Hub
     from chatd.bus.port import Bus, Event, Notice
+    from chatd.chat.delivered import Deliveries
     from chatd.chat.notifications import Notifier
     from chatd.chat.presence import Presence
+    from chatd.chat.receipts import Cursors
     from chatd.chat.sessions import Sessions
     from chatd.chat.typists import Typists
     from chatd.clock import Clock
@@ -41,11 +43,15 @@ if TYPE_CHECKING:
     from chatd.loader import Loader
     from chatd.metrics import Metrics
     from chatd.store.accounts import Accounts, Standing
+    from chatd.store.blocks import Blocks
+    from chatd.store.chats import Chats
+    from chatd.store.direct import Conversations
     from chatd.store.journal import Journal
     from chatd.store.messages import Messages, Stretch
     from chatd.store.moderation import Moderation
     from chatd.store.notifications import Notifications
     from chatd.store.presence import Statuses
+    from chatd.store.receipts import Mark, Read, Receipts
     from chatd.store.rooms import OwnRoom, Rooms
     from chatd.store.search import Search
     from chatd.wire.outbox import Outbox
@@ -73,6 +79,7 @@ class Options:
     typing: TypingOptions
     search: SearchOptions = field(default_factory=SearchOptions)
     notifications: NotificationOptions = field(default_factory=NotificationOptions)
+    receipts: ReceiptOptions = field(default_factory=ReceiptOptions)
     rates: Rates = field(init=False)
 
     def __post_init__(self) -> None:
@@ -140,6 +147,14 @@ class Chat:
     search: Search
     notifications: Notifications
     notifier: Notifier
+    receipts: Receipts
+    #: What members have read, stored together for all who say so at the same time.
+    marks: Loader[Mark, Read]
+    cursors: Cursors
+    deliveries: Deliveries
+    direct: Conversations
+    blocks: Blocks
+    chats: Chats
     word_filter: WordFilter = NO_WORDS
 
     @property

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 from chatd import protocol
 from chatd.chat.arrival import authenticate
 from chatd.chat.changes import delete_message, edit_message
+from chatd.chat.direct import send_dm
 from chatd.chat.features import Feature, check_feature
 from chatd.chat.messages import get_history, send_message
 from chatd.chat.pins import pin_message, unpin_message
 from chatd.chat.presence import update_status
 from chatd.chat.reactions import add_reaction, remove_reaction
+from chatd.chat.receipts import mark_as_read
 from chatd.chat.refusals import send_error
 from chatd.chat.rooms import join_room, leave_room
 from chatd.chat.typists import typing_start, typing_stop
@@ -55,6 +57,8 @@ RULES: Final[dict[type, Rule]] = {
     protocol.JoinRoom: Rule(join_room),
     protocol.LeaveRoom: Rule(leave_room),
     protocol.SendMessage: Rule(send_message, price="own"),
+    protocol.SendDm: Rule(send_dm, price="own", feature="direct_messages"),
+    protocol.MarkAsRead: Rule(mark_as_read, feature="receipts"),
     protocol.EditMessage: Rule(edit_message, feature="edits"),
     protocol.DeleteMessage: Rule(delete_message, feature="edits"),
     protocol.AddReaction: Rule(add_reaction, feature="reactions"),

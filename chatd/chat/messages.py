@@ -15,11 +15,12 @@ from chatd.chat.content import check_client_message_id, check_metadata, clean_co
 from chatd.chat.context import take
 from chatd.chat.links import with_links
 from chatd.chat.permissions import check_may
+from chatd.chat.receipts import read_cursors
 from chatd.chat.refusals import send_error
 from chatd.chat.typists import who_types
 from chatd.errors import Refusal
-from chatd.protocol import GetHistory, MessageAck, MessageType, RoomHistory, SendMessage, encode, message_in
-from chatd.records import Message, Raw, encode_json, format_time
+from chatd.protocol import GetHistory, MessageAck, MessageType, RoomHistory, SendDm, SendMessage, encode, message_in
+from chatd.records import Message, Raw, ReadCursor, encode_json, format_time
 from chatd.store.entries import Outcome, Post, Stored
 from chatd.store.messages import NO_SEQ
 from chatd.wire.frames import text_frame
@@ -62,7 +63,7 @@ class Acknowledgement:
 
     __slots__ = ("_chat", "_client_message_id", "_message_type", "_received_s", "_request_id", "_session")
 
-    def __init__(self, chat: Chat, session: Session, message: SendMessage) -> None:
+    def __init__(self, chat: Chat, session: Session, message: SendMessage | SendDm) -> None:
         self._chat = chat
         self._session = session
         self._request_id = message.id
@@ -181,6 +182,7 @@ async def get_history(chat: Chat, session: Session, message: GetHistory) -> Room
     room = await chat.hub.read_own(message.room_id)
     if room is None:
         raise Refusal("not_found", "There is no such room.")
+    readers = await read_cursors(chat, message.room_id)
     for _ in range(TRIES):
         await session.line.wait_for_space()
         position = room.position
@@ -195,7 +197,7 @@ async def get_history(chat: Chat, session: Session, message: GetHistory) -> Room
         raise Refusal("overloaded", "This room changes too fast to be read; try again.", retry_after_ms=1000)
     chat.hub.send_backlog(message.room_id)
     typing = who_types(chat, message.room_id, asked_by=session.user_id)
-    return room_history(room, room.position, page, message.id, typing=typing)
+    return room_history(room, room.position, page, message.id, typing=typing, readers=readers)
 
 
 async def _page_for(chat: Chat, room: ActiveRoom, message: GetHistory) -> Page:
@@ -277,7 +279,9 @@ def _fitting(encoded: Sequence[bytes], max_bytes: int) -> Sequence[bytes]:
     return encoded
 
 
-def room_history(room: ActiveRoom, seq: int, page: Page, request_id: str | None, *, typing: list[str]) -> RoomHistory:
+def room_history(
+    room: ActiveRoom, seq: int, page: Page, request_id: str | None, *, typing: list[str], readers: list[ReadCursor]
+) -> RoomHistory:
     return RoomHistory(
         id=request_id,
         room_id=room.room_id,
@@ -285,5 +289,5 @@ def room_history(room: ActiveRoom, seq: int, page: Page, request_id: str | None,
         seq=seq,
         has_more=page.has_more,
         typing=typing,
-        read_cursors=[],
+        read_cursors=readers,
     )

@@ -15,6 +15,7 @@ from chatd.chat.catchup import catch_up, read_stay, resume_room
 from chatd.chat.context import Chat, take, tell_all
 from chatd.chat.messages import newest_page, room_history
 from chatd.chat.permissions import check_may
+from chatd.chat.receipts import read_cursors
 from chatd.chat.session import Membership
 from chatd.chat.typists import who_types
 from chatd.errors import CloseCode, Refusal, bad_fields
@@ -61,6 +62,7 @@ async def hear_room(chat: Chat, session: Session, message: JoinRoom) -> None:
         while (following := session.catching_up.get(room_id)) is not None:
             # It follows a joining made elsewhere: what is on its way from there comes before the history.
             await catch_up(chat, session, room_id, following.position)
+        readers = await read_cursors(chat, room_id)
         room = await chat.hub.read_own(room_id)
         if room is None or room_id not in session.rooms:
             raise _no_such_room()
@@ -73,7 +75,7 @@ async def hear_room(chat: Chat, session: Session, message: JoinRoom) -> None:
             break
     chat.hub.send_backlog(room_id)
     typing = who_types(chat, room_id, asked_by=session.user_id)
-    session.send(room_history(room, seq, page, message.id, typing=typing))
+    session.send(room_history(room, seq, page, message.id, typing=typing, readers=readers))
     if not chat.hub.is_heard_by(session, room_id):
         await catch_up(chat, session, room_id, seq)
 

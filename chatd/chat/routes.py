@@ -13,7 +13,7 @@ from chatd.chat.accounts import identify
 from chatd.chat.context import Chat, take
 from chatd.chat.features import Feature, check_feature
 from chatd.chat.operation import health, metrics, readiness
-from chatd.chat.web import accounts, members, messages, notifications, rooms, search
+from chatd.chat.web import accounts, chats, direct, members, messages, notifications, receipts, rooms, search
 from chatd.chat.web.call import Call, Rule
 from chatd.errors import Refusal
 from chatd.limits.addresses import limited_as
@@ -77,6 +77,15 @@ ROUTES: Final = (
     Route("PATCH", "/api/rooms/:id/members/me", notifications.change_preference, feature="notifications"),
     Route("GET", "/api/notifications", notifications.list_notifications, feature="notifications"),
     Route("POST", "/api/notifications/read", notifications.mark_read, feature="notifications"),
+    Route("GET", "/api/messages/:id/receipts", receipts.list_receipts, feature="receipts"),
+    Route("GET", "/api/chats", chats.list_chats),
+    # Before the conversations, of which none is called so.
+    Route("GET", "/api/direct-messages/unread", direct.count_unread, feature="direct_messages"),
+    Route("GET", "/api/direct-messages/:userId", direct.list_conversation, feature="direct_messages"),
+    Route("POST", "/api/direct-messages/:userId/read", direct.mark_conversation, feature="receipts"),
+    Route("GET", "/api/blocks", direct.list_blocked, feature="blocks"),
+    Route("PUT", "/api/users/:id/block", direct.block_user, feature="blocks"),
+    Route("DELETE", "/api/users/:id/block", direct.unblock_user, feature="blocks"),
     Route("GET", "/api/search", search.search_messages, feature="search"),
     Route("GET", "/healthz", health, is_open=True),
     Route("GET", "/readyz", readiness, is_open=True),

@@ -24,18 +24,23 @@ async def list_messages(chat: Chat, call: Call) -> Response:
     """GET /api/rooms/:id/messages"""
     room = await rooms.visible_room(chat, call.signed_in.user_id, call.parts[0])
     check_may(room.role, "read")
+    return json_response(200, encode_json(await history_page(chat, call, room.id, room.last_seq)))
+
+
+async def history_page(chat: Chat, call: Call, room_id: str, last_seq: int) -> dict[str, object]:
+    """The page of a room's history that a call asks for. Raises `Refusal`."""
     page = read_page(call.request.query, default_limit=chat.options.messages.history)
     if page.after_seq is not None:
-        found = await page_after(chat, room.id, page.after_seq, page.limit)
+        found = await page_after(chat, room_id, page.after_seq, page.limit)
     else:
         before = NO_SEQ if page.before_seq is None else page.before_seq
         if page.last_message_id is not None:
-            seq = await chat.messages.seq_of(room.id, page.last_message_id)
+            seq = await chat.messages.seq_of(room_id, page.last_message_id)
             if seq is None:
                 raise Refusal("not_found", "There is no message `lastMessageId` in this room.")
             before = seq
-        found = await page_before(chat, room.id, before, page.limit, offset=page.offset)
-    return json_response(200, encode_json(_messages(room.id, room.last_seq, found)))
+        found = await page_before(chat, room_id, before, page.limit, offset=page.offset)
+    return _messages(room_id, last_seq, found)
 
 
 def _messages(room_id: str, seq: int, page: Page) -> dict[str, object]:
