@@ -47,6 +47,7 @@ async def add_member(chat: Chat, caller: Caller, room_id: str, user_id: str, *, 
     # Active before its new member is told, so that their connections here are in it when this is answered.
     await chat.hub.activate([room_id])
     stored = await chat.journal.write(Act(room_id, decide))
+    chat.notifier.note_invitation(room_id, user_id, by=caller.user_id)
     log.info("member_added", room=room_id, member=user_id, by=caller.user_id, role=role)
     await heed_here(chat, Notice("member_joined", user_id, room_id, seq=stored.seq, role=role))
     return await read_member(chat, room_id, user_id)
@@ -65,6 +66,7 @@ async def invite(chat: Chat, caller: Caller, room_id: str, user_id: str, *, role
         await moderation.invite(scene, user_id, role, invited_by=caller.user_id)
 
     await chat.journal.write(Act(room_id, decide))
+    chat.notifier.note_invitation(room_id, user_id, by=caller.user_id)
     log.info("member_invited", room=room_id, member=user_id, by=caller.user_id, role=role)
     return Invitation(room_id=room_id, user_id=user_id, role=role, invited_by=caller.user_id)
 

@@ -231,6 +231,7 @@ async def create_room(
     tell_all(chat, Notice("member_joined", user_id, room.id, seq=0, role="owner"))
     for member_id in others:
         tell_all(chat, Notice("member_joined", member_id, room.id, seq=0, role="member"))
+        chat.notifier.note_invitation(room.id, member_id, by=user_id)
     return await read_room(chat, user_id, room.id)
 
 

@@ -64,6 +64,9 @@ ROUTES: Final = (
     Route("DELETE", "/api/rooms/:id", rooms.delete_room, feature="moderation"),
     Route("GET", "/api/rooms/:id/members", rooms.list_members),
     Route("POST", "/api/rooms/:id/members", members.add_member, feature="invitations"),
+    # Before the members who have an id.
+    Route("GET", "/api/rooms/:id/members/me", notifications.get_preference, feature="notifications"),
+    Route("PATCH", "/api/rooms/:id/members/me", notifications.change_preference, feature="notifications"),
     Route("PATCH", "/api/rooms/:id/members/:userId", members.change_member, feature="moderation"),
     Route("DELETE", "/api/rooms/:id/members/:userId", members.remove_member, feature="moderation"),
     Route("GET", "/api/rooms/:id/bans", members.list_bans, feature="moderation"),
@@ -72,9 +75,6 @@ ROUTES: Final = (
     Route("POST", "/api/rooms/:id/messages", messages.send_message),
     Route("GET", "/api/rooms/:id/pins", messages.list_pins, feature="pins"),
     Route("GET", "/api/messages/:id/thread", messages.list_replies, feature="threads"),
-    # Before the members who have an id.
-    Route("GET", "/api/rooms/:id/members/me", notifications.get_preference, feature="notifications"),
-    Route("PATCH", "/api/rooms/:id/members/me", notifications.change_preference, feature="notifications"),
     Route("GET", "/api/notifications", notifications.list_notifications, feature="notifications"),
     Route("POST", "/api/notifications/read", notifications.mark_read, feature="notifications"),
     Route("GET", "/api/messages/:id/receipts", receipts.list_receipts, feature="receipts"),
