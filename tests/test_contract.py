@@ -1,0 +1,340 @@
+"""Both contracts walked: each request has a rule, is done for those who may, and refused to those who may not.
+
+The table is in contract.py. Nothing stands in it that the types and routes do not have, and the other way round; the
+pages say the same. Each request is made for real in each role, through each door that it has.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, get_args
+
+import pytest
+
+from chatd.chat.dispatch import RULES
+from chatd.chat.routes import ROUTES
+from chatd.protocol import CLIENT_TYPES, ClientMessage, ServerMessage, wire_name
+from tests.contract import ACTIONS, HEARD_ELSEWHERE, MEMBERS, NOWHERE, ROLES, WITHOUT_REFUSAL, Http
+from tests.daemon import Client, Daemon, SignedIn, open_daemon
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from tests.contract import Action
+
+CHECKOUT: Final = Path(__file__).parent.parent
+SERVER_TYPES: Final = {wire_name(kind.__name__) for kind in get_args(ServerMessage)}
+
+
+def page(name: str) -> str:
+    return (CHECKOUT / "docs" / name).read_text(encoding="utf-8")
+
+
+def names_in_table(text: str) -> list[str]:
+    """The names in the first column of a page's tables."""
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", text, re.MULTILINE)
+    return [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+
+
+# The table against the types, the routes and the pages
+
+
+def test_every_message_of_the_protocol_has_a_rule() -> None:
+    assert {kind for kind in get_args(ClientMessage) if kind not in RULES} == set()
+
+
+def test_every_message_stands_in_the_table_and_no_other() -> None:
+    assert {action.message["type"] for action in ACTIONS if action.message is not None} == set(CLIENT_TYPES)
+
+
+def test_every_path_stands_in_the_table_and_no_other() -> None:
+    walked = {(action.http.method, action.http.path) for action in ACTIONS if action.http is not None}
+    assert walked == {(route.method, route.path) for route in ROUTES}
+
+
+def test_pages_list_every_message_of_both_sides_once() -> None:
+    sent, heard = page("protocol.md").split("## What a client hears")
+    heard = heard.split("\n## ")[0]
+    assert Counter(names_in_table(sent)) == Counter(CLIENT_TYPES)
+    assert Counter(names_in_table(heard)) == Counter(SERVER_TYPES)
+
+
+def test_every_request_is_done_for_somebody_and_refused_to_somebody() -> None:
+    doors: dict[str, set[str]] = {}
+    for action in ACTIONS:
+        for name, is_websocket in names_of(action):
+            told = {action.expected(role, is_websocket=is_websocket) for role in ROLES}
+            doors.setdefault(name, set()).update(told, {action.refused.code})
+    only_refused = {name for name, told in doors.items() if "ok" not in told}
+    never_refused = {name for name, told in doors.items() if told == {"ok"}}
+    assert (only_refused, never_refused) == (set(), set())
+    signed = {action.http.path for action in ACTIONS if action.http and action.refused.is_unsigned}
+    open_paths = {route.path for route in ROUTES if route.is_open}
+    assert signed & open_paths == WITHOUT_REFUSAL
+
+
+def names_of(action: Action) -> list[tuple[str, bool]]:
+    """The doors of an action: a message's name, a method with its path."""
+    found = []
+    if action.message is not None:
+        found.append((action.message["type"], True))
+    if action.http is not None:
+        found.append((f"{action.http.method} {action.http.path}", False))
+    return found
+
+
+def test_what_servers_say_elsewhere_is_shown_there() -> None:
+    for kind, module in HEARD_ELSEWHERE.items():
+        assert kind in SERVER_TYPES
+        assert f'"{kind}"' in (CHECKOUT / "tests" / module).read_text(encoding="utf-8")
+
+
+# The walk
+
+
+@dataclass
+class Cast:
+    """Who takes part, each with a live connection: the one who asks, and those who are there for it."""
+
+    daemon: Daemon
+    actor: SignedIn
+    olga: SignedIn
+    victim: SignedIn
+    outsider: SignedIn
+    lines: dict[str, Client] = field(default_factory=dict)
+    fresh: count[int] = field(default_factory=count)
+
+    async def ask(self, user: SignedIn, method: str, path: str, body: object = None) -> dict[str, Any]:
+        """Something that has to succeed."""
+        answer = await self.daemon.http(method, path, body, token=user.token)
+        assert answer.status < 300, (method, path, body, answer.body)
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def heard(self) -> set[str]:
+        return {message["type"] for line in self.lines.values() for message in line.inbox}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A room with everybody in their roles, and what is in it, by the names that the table uses."""
+
+    names: Mapping[str, str]
+
+    def fill(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return value.format_map(self.names) if "{" in value else value
+        if isinstance(value, dict):
+            return {name: self.fill(inner) for name, inner in value.items()}
+        return value
+
+
+async def make_place(cast: Cast, role: str, given: tuple[str, ...]) -> Place:
+    """A room of its own in which the actor has this role. Whoever is in it has said something there."""
+    owner = cast.actor if role == "owner" else cast.olga
+    inside = [cast.victim, *([cast.actor] if role in MEMBERS else [])]
+    kind = "public" if role in ("passer_by", "banned") else "private"
+    form = {"name": "place", "kind": kind, "members": [user.id for user in inside]}
+    room = (await cast.ask(owner, "POST", "/api/rooms", form))["id"]
+    path = f"/api/rooms/{room}"
+    theirs = (await cast.ask(cast.victim, "POST", f"{path}/messages", {"content": "hello from a member"}))["id"]
+    own = theirs
+    if role in MEMBERS:
+        own = (await cast.ask(cast.actor, "POST", f"{path}/messages", {"content": "hello from the actor"}))["id"]
+    names = {
+        "room": room, "theirs": theirs, "own": own, "actor": cast.actor.id, "actor_name": cast.actor.username,
+        "victim": cast.victim.id, "outsider": cast.outsider.id, "token": cast.actor.token,
+        "fresh": f"fresh_{next(cast.fresh)}_{role}", "other_owner": cast.olga.id,
+    }  # fmt: skip
+    for each in given:
+        names |= await GIVEN[each](cast, owner, role, names)
+    if role in ("readonly", "moderator"):
+        await cast.ask(owner, "PATCH", f"{path}/members/{cast.actor.id}", {"role": role})
+    elif role == "banned":
+        await cast.ask(owner, "DELETE", f"{path}/members/{cast.actor.id}", {"ban": True})
+    return Place(names)
+
+
+async def sign_in_again(cast: Cast, _owner: SignedIn, _role: str, _names: dict[str, str]) -> dict[str, str]:
+    form = {"email": f"{cast.actor.username}@example.org", "password": "correct horse"}
+    granted = (await cast.daemon.http("POST", "/api/auth/login", form)).json()
+    return {"other_token": granted["token"], "other_refresh": granted["refreshToken"]}
+
+
+async def add_an_owner(cast: Cast, owner: SignedIn, role: str, names: dict[str, str]) -> dict[str, str]:
+    if role == "owner":
+        await cast.ask(owner, "POST", f"/api/rooms/{names['room']}/members", {"userId": cast.olga.id})
+        await cast.ask(owner, "PATCH", f"/api/rooms/{names['room']}/members/{cast.olga.id}", {"role": "owner"})
+    return {}
+
+
+async def ban_the_outsider(cast: Cast, owner: SignedIn, _role: str, names: dict[str, str]) -> dict[str, str]:
+    await cast.ask(owner, "DELETE", f"/api/rooms/{names['room']}/members/{cast.outsider.id}", {"ban": True})
+    return {}
+
+
+async def mute_the_actor(cast: Cast, owner: SignedIn, role: str, names: dict[str, str]) -> dict[str, str]:
+    """Before their role changes; an owner is muted as a member, and made an owner by the one who took the place."""
+    if role not in MEMBERS:
+        return {}
+    path = f"/api/rooms/{names['room']}/members"
+    if role == "owner":
+        await add_an_owner(cast, owner, role, names)
+        await cast.ask(owner, "PATCH", f"{path}/{cast.actor.id}", {"role": "member"})
+    mute = {"mutedUntil": "2100-01-01T00:00:00Z"}
+    await cast.ask(cast.olga, "PATCH", f"{path}/{cast.actor.id}", mute)
+    if role == "owner":
+        await cast.ask(cast.olga, "PATCH", f"{path}/{cast.actor.id}", {"role": "owner"})
+    return {}
+
+
+async def react(cast: Cast, _owner: SignedIn, role: str, names: dict[str, str]) -> dict[str, str]:
+    if role in MEMBERS:
+        told = await cast.lines["actor"].ask(type="add_reaction", messageId=names["theirs"], emoji="👍")
+        assert told["type"] == "ok", told
+    return {}
+
+
+async def pin(cast: Cast, owner: SignedIn, _role: str, names: dict[str, str]) -> dict[str, str]:
+    line = cast.lines["actor" if owner is cast.actor else "olga"]
+    assert (await line.ask(type="pin_message", messageId=names["theirs"]))["type"] == "ok"
+    return {}
+
+
+async def block_the_actor(cast: Cast, _owner: SignedIn, _role: str, names: dict[str, str]) -> dict[str, str]:
+    """By somebody who is there for nothing else."""
+    blocker = await cast.daemon.register(f"blocker_{names['fresh']}")
+    await cast.ask(blocker, "PUT", f"/api/users/{cast.actor.id}/block")
+    return {"victim": blocker.id}
+
+
+async def converse(cast: Cast, _owner: SignedIn, _role: str, _names: dict[str, str]) -> dict[str, str]:
+    told = await cast.lines["victim"].ask(type="send_dm", recipientId=cast.actor.id, content="psst")
+    assert told["type"] == "message_ack", told
+    return {}
+
+
+GIVEN: Final[dict[str, Callable[[Cast, SignedIn, str, dict[str, str]], Awaitable[dict[str, str]]]]] = {
+    "another sign-in": sign_in_again,
+    "another owner": add_an_owner,
+    "outsider is banned": ban_the_outsider,
+    "actor is muted": mute_the_actor,
+    "reacted": react,
+    "pinned": pin,
+    "actor is blocked": block_the_actor,
+    "has a conversation": converse,
+}
+
+
+async def ask_by_http(cast: Cast, place: Place, http: Http, fields: Mapping[str, Any] = {}, query: str = "") -> str:
+    """`ok`, or the word of the refusal."""
+    path = http.path
+    for part in http.parts:
+        path = re.sub(r":\w+", place.fill(part), path, count=1)
+    assert ":" not in path, path
+    asked = place.fill(query or http.query)
+    body = None if http.body is None else place.fill({**http.body, **fields})
+    token = None if http.token is None else place.fill(http.token)
+    answer = await cast.daemon.http(http.method, f"{path}?{asked}" if asked else path, body, token=token)
+    return "ok" if answer.status < 300 else str(answer.json()["code"])
+
+
+async def ask_by_websocket(line: Client, place: Place, message: Mapping[str, Any]) -> str:
+    told = await line.ask(**place.fill(dict(message)))
+    return str(told["code"]) if told["type"] == "error" else "ok"
+
+
+@dataclass
+class Walk:
+    """Every action in one role, and what was answered otherwise than the table says."""
+
+    cast: Cast
+    role: str
+    wrong: list[str] = field(default_factory=list)
+    _shared: Place | None = None
+
+    async def place(self, action: Action) -> Place:
+        if not action.is_reading or action.given:
+            return await make_place(self.cast, self.role, action.given)
+        if self._shared is None:
+            self._shared = await make_place(self.cast, self.role, ())
+        return self._shared
+
+    async def take(self, action: Action) -> None:
+        """By the WebSocket, then by HTTP, each at a place of its own."""
+        for name, is_websocket in names_of(action):
+            place = await self.place(action)
+            told = await self.ask(action, place, is_websocket=is_websocket)
+            expected = action.expected(self.role, is_websocket=is_websocket)
+            self.compare(action, name, told, expected)
+            if self.role == "owner" and expected == "ok":
+                told = await self.ask_wrongly(action, await self.place(action), is_websocket=is_websocket)
+                self.compare(action, f"{name}, wrongly", told, action.refused.code)
+
+    def compare(self, action: Action, name: str, told: str, expected: str) -> None:
+        if told != expected:
+            self.wrong.append(f"{self.role}: {action.name} ({name}): {told} instead of {expected}")
+
+    async def ask(self, action: Action, place: Place, *, is_websocket: bool) -> str:
+        if is_websocket:
+            assert action.message is not None
+            return await ask_by_websocket(self.cast.lines["actor"], place, action.message)
+        assert action.http is not None
+        return await ask_by_http(self.cast, place, action.http)
+
+    async def ask_wrongly(self, action: Action, place: Place, *, is_websocket: bool) -> str:
+        refused = action.refused
+        place = Place({**place.names, **refused.instead})
+        if is_websocket:
+            assert action.message is not None
+            return await ask_by_websocket(self.cast.lines["actor"], place, {**action.message, **refused.fields})
+        assert action.http is not None
+        if refused.is_unsigned:
+            if action.http.path in WITHOUT_REFUSAL:
+                return refused.code
+            return await ask_by_http(self.cast, place, action.http._replace(token=None))
+        return await ask_by_http(self.cast, place, action.http, refused.fields, refused.query)
+
+
+@pytest.mark.usefixtures("back_ends")
+@pytest.mark.parametrize("role", ROLES)
+async def test_each_role_may_what_the_table_says_by_either_door(tmp_path: Path, role: str) -> None:
+    async with open_daemon(tmp_path) as daemon:
+        actor, olga, victim, outsider = [await daemon.register(n) for n in ("actor", "olga", "victim", "outsider")]
+        cast = Cast(daemon, actor, olga, victim, outsider)
+        async with (
+            daemon.connect(victim) as victim_line, daemon.connect(olga) as olga_line, daemon.connect(actor) as line,
+        ):  # fmt: skip
+            cast.lines = {"victim": victim_line, "olga": olga_line, "actor": line}
+            walk = Walk(cast, role)
+            for action in ACTIONS:
+                await walk.take(action)
+            for each in cast.lines.values():
+                each.inbox.append(await each.ask(type="ping"))
+                assert [told for told in each.inbox if told.get("code") == "internal"] == []
+        assert walk.wrong == [], "\n".join(walk.wrong)
+        if role == "owner":
+            direct = {"ok", "error", "message_ack", "pong", "authenticated", "room_history"}
+            assert SERVER_TYPES - cast.heard() - direct == set(HEARD_ELSEWHERE)
+
+
+@pytest.mark.usefixtures("back_ends")
+async def test_nobody_is_answered_before_they_have_said_who_they_are(tmp_path: Path) -> None:
+    async with open_daemon(tmp_path) as daemon:
+        actor = await daemon.register("actor")
+        names = dict.fromkeys(("room", "theirs", "own", "victim", "outsider", "actor", "other_owner"), NOWHERE)
+        place = Place({**names, "token": "no token", "other_token": "no token", "fresh": "", "actor_name": "actor"})
+        cast = Cast(daemon, actor, actor, actor, actor)
+        async with daemon.connect() as line:
+            for action in ACTIONS:
+                if action.message is not None and action.message["type"] not in ("authenticate", "ping"):
+                    assert await ask_by_websocket(line, place, action.message) == "unauthenticated", action.name
+        open_paths = {route.path for route in ROUTES if route.is_open}
+        for action in ACTIONS:
+            if action.http is not None and action.http.path not in open_paths:
+                for http in (action.http, action.http._replace(token=None)):
+                    assert await ask_by_http(cast, place, http) == "unauthenticated", action.name
