@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd.bus.port import Event
-from chatd.bus.room import ActiveRoom
+from chatd.bus.room import MESSAGE_CHANGES, ActiveRoom
 from chatd.chat.catchup import PAGE_EVENTS, TAIL_STEP, stretch_behind
 from chatd.store.messages import Stretch
 from tests.daemon import open_daemon
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 #: So short that most of what is missed comes from the store.
 SHORT_TAIL = "5"
-EVENTS = {"new_message", "user_joined", "user_left"}
+EVENTS = {"new_message", "user_joined", "user_left", *MESSAGE_CHANGES}
 
 
 def seq_of(message: dict[str, Any]) -> int:

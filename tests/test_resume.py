@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import random
 import sqlite3
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from chatd.bus.room import MESSAGE_CHANGES
 from chatd.chat.catchup import PAGE_EVENTS
 from tests.counting import count_queries
 from tests.daemon import ON_BOTH_BACK_ENDS, ON_EMBEDDED, open_daemon
@@ -19,7 +22,7 @@ from tests.test_slow_readers import CONTENT, MESSAGES, slow_closes
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.daemon import Daemon, SignedIn
+    from tests.daemon import Client, Daemon, SignedIn
 
 pytestmark = ON_BOTH_BACK_ENDS
 
@@ -161,34 +164,115 @@ def state_of(events: list[dict[str, Any]]) -> dict[str, Any]:
             case "new_message":
                 messages[event["message"]["id"]] = event["message"]
                 order.append(event["message"]["seq"])
+                continue
             case "user_joined":
                 members.add(event["userId"])
-                order.append(event["seq"])
             case "user_left":
                 members.discard(event["userId"])
-                order.append(event["seq"])
+            case kind if kind in MESSAGE_CHANGES:
+                apply(event, messages.get(event.get("messageId") or event["message"]["id"]))
+            case _:
+                continue
+        order.append(event["seq"])
     return {"messages": messages, "members": members, "order": order}
 
 
+def apply(event: dict[str, Any], message: dict[str, Any] | None) -> None:
+    """What docs/protocol.md says of events that are about a message which one has."""
+    if message is None:
+        return
+    match event["type"]:
+        case "message_edited":
+            for field in ("content", "metadata", "editedAt", "deletedAt"):
+                message.pop(field, None)
+                if field in event["message"]:
+                    message[field] = event["message"][field]
+        case "message_deleted":
+            for field in ("metadata", "attachment", "pinned", "reactions"):
+                message.pop(field, None)
+            message |= {"content": "", "deletedAt": event["deletedAt"]}
+        case "message_pinned":
+            message["pinned"] = True
+        case "message_unpinned":
+            message.pop("pinned", None)
+        case "reaction_added" | "reaction_removed":
+            reactions = message.setdefault("reactions", [])
+            found = [reaction for reaction in reactions if reaction["emoji"] == event["emoji"]]
+            if not found:
+                found = [{"emoji": event["emoji"], "count": 0, "userIds": []}]
+                reactions += found
+            [reaction] = found
+            reaction["count"] = event["count"]
+            users = [user_id for user_id in reaction["userIds"] if user_id != event["userId"]]
+            reaction["userIds"] = [*users, event["userId"]] if event["type"] == "reaction_added" else users
+            reactions[:] = [reaction for reaction in reactions if reaction["count"]]
+            if not reactions:
+                del message["reactions"]
+
+
 async def test_who_was_away_during_five_thousand_events_comes_to_the_state_of_who_stayed(tmp_path: Path) -> None:
+    """Edits, deletions, reactions and pins among them; and it is the state that the store shows."""
     async with open_room(tmp_path) as (daemon, _, bob, writer, room_id):
         eve = await daemon.register("eve")
         epoch = await epoch_of(daemon, bob)
+        rand = random.Random(5)
         async with daemon.connect(bob) as stayed, daemon.connect(eve) as guest:
+            sent: list[str] = []
             for number in range(49):
                 await guest.ask(type="join_room", roomId=room_id)
-                await fill(writer, room_id, 100)
-                await guest.ask(type="send_message", roomId=room_id, content=f"{number} é <b>", metadata={"n": number})
+                await fill(writer, room_id, 95)
+                said = {"content": f"{number} é <b>", "metadata": {"n": number}, "messageType": "code"}
+                acks = [await client.ask(type="send_message", roomId=room_id, **said) for client in (guest, writer)]
+                sent += [ack["messageId"] for ack in acks]
+                for _ in range(40):
+                    await change(rand, rand.choice((guest, writer)), rand.choice(sent))
                 if number % 2:
                     await guest.ask(type="leave_room", roomId=room_id)
-            while len(events_in(stayed.inbox)) < 4998:
+            last = (await writer.ask(type="send_message", roomId=room_id, content="the last"))["seq"]
+            while events_in(stayed.inbox)[-1:] != [last]:
                 stayed.inbox.append(await stayed.receive())
-            last = events_in(stayed.inbox)[-1]
-            assert last >= 4999
-        told = await come_back(daemon, bob, epoch, {room_id: 1})
-        assert [each["type"] for each in told].count("caught_up") == 1
-        assert state_of(told) == state_of(stayed.inbox)
-        assert state_of(told)["order"] == list(range(2, last + 1))
+        assert last >= 4999
+        kinds = Counter(event["type"] for event in stayed.inbox)
+        assert all(kinds[kind] > 5 for kind in MESSAGE_CHANGES), kinds
+        state = state_of(stayed.inbox)
+        assert state["order"] == list(range(2, last + 1))
+        # From the beginning, and from somewhere in the middle with what was heard until then.
+        for after in (1, rand.randrange(2, last), rand.randrange(2, last), last - 150):
+            before = [event for event in stayed.inbox if events_in([event]) and seq_of(event) <= after]
+            told = await come_back(daemon, bob, epoch, {room_id: after})
+            assert [each["type"] for each in told].count("caught_up") == 1
+            assert state_of(copy.deepcopy(before) + told) == state, after
+        assert await kept_state(daemon, bob, room_id) == state["messages"]
+    # After a restart all of it comes from the store.
+    async with open_daemon(tmp_path) as daemon:
+        assert state_of(await come_back(daemon, bob, epoch, {room_id: 1})) == state
+
+
+async def change(rand: random.Random, client: Client, message_id: str) -> None:
+    """Do something with a message; what may not be done, or does nothing, tells nobody."""
+    often = ["edit_message", "add_reaction"]
+    kind = rand.choice([*often, *often, "remove_reaction", "pin_message", "unpin_message", "delete_message"])
+    fields: dict[str, Any] = {"messageId": message_id}
+    if kind == "edit_message":
+        fields["content"] = f"edited {rand.random()}"
+    elif kind.endswith("reaction"):
+        fields["emoji"] = rand.choice("👍🎉")
+    elif kind == "delete_message" and rand.random() < 0.5:
+        return
+    await client.ask(type=kind, **fields)
+
+
+async def kept_state(daemon: Daemon, user: SignedIn, room_id: str) -> dict[str, Any]:
+    """Every message of a room as its history shows it."""
+    messages: dict[str, Any] = {}
+    before = 2**53
+    while True:
+        path = f"/api/rooms/{room_id}/messages?limit=100&beforeSeq={before}"
+        page = (await daemon.http("GET", path, token=user.token)).json()
+        messages |= {message["id"]: message for message in page["messages"]}
+        if not page["hasMore"]:
+            return messages
+        before = page["beforeSeq"]
 
 
 # Wherever and whenever
