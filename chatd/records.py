@@ -99,6 +99,7 @@ class User(_Record, frozen=True):
     display_name: str | None = None
     email: str | None = None
     avatar_file_id: str | None = None
+    status: str | None = None
     status_message: str | None = None
     last_seen: str | None = None
 

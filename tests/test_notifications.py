@@ -182,7 +182,7 @@ async def test_invitation_is_told_until_it_is_taken_back(daemon: Daemon) -> None
     body = {"userId": bob.id, "invite": True}
     for _ in range(2):
         assert (await daemon.http("POST", f"/api/rooms/{room}/members", body, token=ada.token)).status in (200, 201)
-        [told] = await wait_for(daemon, bob, 1)
+    [told] = await wait_for(daemon, bob, 1)
     assert (told["kind"], told["roomName"], told["actorName"]) == ("invitation", "plans", "ada")
     daemon.rows("DELETE FROM room_invitations")
     assert await wait_for(daemon, bob, 0) == []

@@ -1,4 +1,4 @@
-"""One's own profile: what may stand in it, and that a new name shows at once where the user is talking."""
+"""Profiles: what may stand in one's own, who sees what of it, and that a change shows at once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from chatd.ids import new_id
 from tests.daemon import ON_BOTH_BACK_ENDS, Answer, Daemon, SignedIn, open_daemon
 
 if TYPE_CHECKING:
@@ -137,3 +138,88 @@ async def test_new_name_shows_in_the_history_of_a_room_that_is_active(daemon: Da
         assert [message["senderName"] for message in joined["messages"]] == ["countess"] * 2
         stored = await daemon.http("GET", f"/api/rooms/{lobby}/messages?limit=2", token=bob.token)
         assert joined["messages"] == stored.json()["messages"]
+
+
+# Others
+
+
+async def profiles(daemon: Daemon, user: SignedIn, *ids: str) -> list[dict[str, Any]]:
+    answer = await daemon.http("GET", f"/api/users?ids={','.join(ids)}", token=user.token)
+    assert answer.status == 200, answer.body
+    found: list[dict[str, Any]] = answer.json()["users"]
+    return found
+
+
+async def test_profiles_of_others_are_read_many_at_once_in_the_order_asked_for(daemon: Daemon) -> None:
+    ada, bob, cy = [await daemon.register(name) for name in ("ada", "bob", "cyd")]
+    await change(daemon, bob, displayName="Bob B.")
+    found = await profiles(daemon, ada, cy.id, new_id(), bob.id, cy.id, "nonsense")
+    assert [user["username"] for user in found] == ["cyd", "bob"]
+    assert found[1] == {
+        "id": bob.id, "username": "bob", "displayName": "Bob B.", "createdAt": found[1]["createdAt"]
+    }  # fmt: skip
+    assert (await daemon.http("GET", f"/api/users/{bob.id}", token=ada.token)).json() == found[1]
+
+
+async def test_no_email_and_no_secret_of_another_is_shown(daemon: Daemon) -> None:
+    ada, bob = await daemon.register("ada"), await daemon.register("bob")
+    await daemon.create_room(ada, members=[bob.id])
+    for path in (f"/api/users/{bob.id}", f"/api/users?ids={bob.id},{ada.id}"):
+        body = (await daemon.http("GET", path, token=ada.token)).body
+        assert b"example.org" not in body
+        assert b"assword" not in body
+
+
+async def test_what_one_says_of_oneself_is_for_those_who_share_a_room(daemon: Daemon) -> None:
+    ada, bob = await daemon.register("ada"), await daemon.register("bob")
+    await change(daemon, bob, statusMessage="at tea")
+
+    async def seen() -> tuple[str | None, str | None, bool]:
+        [user] = await profiles(daemon, ada, bob.id)
+        return user.get("status"), user.get("statusMessage"), "lastSeen" in user
+
+    async with daemon.connect(bob):
+        assert await seen() == (None, None, False)
+        room = await daemon.create_room(ada, members=[bob.id], kind="private")
+        assert await seen() == ("online", "at tea", False)
+        for one, other in ((ada, bob), (bob, ada)):
+            daemon.rows(
+                f"INSERT INTO user_blocks (user_id, blocked_id, blocked_at) VALUES ('{one.id}', '{other.id}', 1)"
+            )
+            assert await seen() == (None, None, False)
+            daemon.rows("DELETE FROM user_blocks")
+        daemon.rows(f"UPDATE rooms SET deleted_at = 1 WHERE id = '{room}'")
+        assert await seen() == (None, None, False)
+
+
+async def test_who_asks_for_no_profile_or_too_many_is_told_so(daemon: Daemon) -> None:
+    ada = await daemon.register("ada")
+    for query in ("", "?ids=", "?ids=,,", "?ids=" + ",".join(new_id() for _ in range(101))):
+        answer = await daemon.http("GET", f"/api/users{query}", token=ada.token)
+        assert (answer.status, answer.json()["code"]) == (422, "bad_message")
+    assert await profiles(daemon, ada, *[new_id() for _ in range(100)]) == []
+    for nobody in (new_id(), "x" * 300):
+        assert (await daemon.http("GET", f"/api/users/{nobody}", token=ada.token)).json()["code"] == "not_found"
+    for path in ("/api/users?ids=x", f"/api/users/{ada.id}"):
+        assert (await daemon.http("GET", path)).status == 401
+
+
+async def test_changed_status_message_is_told_at_once_to_those_who_share_a_room(daemon: Daemon) -> None:
+    ada, bob = await daemon.register("ada"), await daemon.register("bob")
+    await daemon.create_room(ada, members=[bob.id])
+    async with daemon.connect(ada), daemon.connect(bob) as client:
+        await change(daemon, ada, statusMessage="at tea")
+        while (told := await client.heard("user_status")).get("statusMessage") != "at tea":
+            pass
+        assert (told["userId"], told["username"]) == (ada.id, "ada")
+
+
+async def test_new_password_asks_for_the_old_one_and_ends_other_sessions(daemon: Daemon) -> None:
+    ada = await daemon.register("ada")
+    body = {"email": "ada@example.org", "password": "correct horse"}
+    other = (await daemon.http("POST", "/api/auth/login", body)).json()["token"]
+    for old in ({}, {"oldPassword": "wrong"}):
+        assert (await change(daemon, ada, password="new horse 1", **old)).json()["code"] == "forbidden"
+    assert (await change(daemon, ada, password="new horse 1", oldPassword="correct horse")).status == 200
+    assert (await daemon.http("GET", "/api/users/me", token=ada.token)).status == 200
+    assert (await daemon.http("GET", "/api/users/me", token=other)).status == 401

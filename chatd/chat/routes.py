@@ -13,7 +13,7 @@ from chatd.chat.accounts import identify
 from chatd.chat.context import Chat, take
 from chatd.chat.features import Feature, check_feature
 from chatd.chat.operation import health, metrics, readiness
-from chatd.chat.web import accounts, chats, direct, members, messages, notifications, receipts, rooms, search
+from chatd.chat.web import accounts, chats, direct, members, messages, notifications, receipts, rooms, search, users
 from chatd.chat.web.call import Call, Rule
 from chatd.errors import Refusal
 from chatd.limits.addresses import limited_as
@@ -57,6 +57,8 @@ ROUTES: Final = (
     Route("POST", "/api/auth/logout", accounts.logout),
     Route("GET", "/api/users/me", accounts.get_own_profile),
     Route("PATCH", "/api/users/me", accounts.change_own_profile),
+    Route("GET", "/api/users", users.list_profiles, feature="profiles"),
+    Route("GET", "/api/users/:id", users.get_profile, feature="profiles"),
     Route("GET", "/api/rooms", rooms.list_rooms),
     Route("POST", "/api/rooms", rooms.create_room, feature="room_creation"),
     Route("GET", "/api/rooms/:id", rooms.get_room),

@@ -72,6 +72,20 @@ class Profile(NamedTuple):
         return cls(account.username, account.username.casefold(), account.display_name, account.status_message)
 
 
+class ProfileRow(NamedTuple):
+    """Somebody's profile; `is_near`: whoever asked shares a room with them, and neither has blocked the other."""
+
+    id: str
+    username: str
+    display_name: str | None
+    avatar_file_id: str | None
+    created_at: int
+    status: str
+    status_message: str | None
+    last_seen_at: int | None
+    is_near: bool
+
+
 class NewPassword(NamedTuple):
     """A password's hash, and the one session that does not end with the old password (none: empty)."""
 
@@ -126,6 +140,11 @@ class Accounts:
     async def by_username(self, username_key: str) -> Account | None:
         row = await self._database.row(self._queries["accounts.by_username"], {"username_key": username_key})
         return None if row is None else Account(*row)
+
+    async def profiles(self, user_ids: Sequence[str], *, asked_by: str) -> list[ProfileRow]:
+        """The profiles of many users in one query; unknown ids are left out."""
+        params: Params = {"ids": encode_json(user_ids).decode(), "asked_by": asked_by}
+        return [ProfileRow(*row) for row in await self._database.rows(self._queries["accounts.profiles"], params)]
 
     async def page(self, *, after: str, limit: int) -> list[Account]:
         """Accounts in order of their lower-case names, behind the name `after`."""

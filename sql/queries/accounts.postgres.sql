@@ -25,3 +25,24 @@ WITH seen AS (
 UPDATE users SET last_seen_at = seen.seen_at
 FROM locked JOIN seen ON seen.id = locked.id
 WHERE users.id = locked.id AND (users.last_seen_at IS NULL OR users.last_seen_at < seen.seen_at);
+
+-- name: profiles
+-- Many profiles, each with whether the asking user shares a room with them and neither has blocked the other. LIMIT: one
+-- row an id.
+SELECT users.id, users.username, users.display_name, users.avatar_file_id, users.created_at, users.status,
+       users.status_message, users.last_seen_at,
+       users.id = :asked_by OR (
+           EXISTS (
+               SELECT 1
+               FROM room_members AS own
+               JOIN room_members AS theirs ON theirs.room_id = own.room_id AND theirs.user_id = users.id
+               JOIN rooms ON rooms.id = own.room_id AND rooms.deleted_at IS NULL
+               WHERE own.user_id = :asked_by
+           )
+           AND NOT EXISTS (
+               SELECT 1 FROM user_blocks
+               WHERE (user_blocks.user_id = users.id AND user_blocks.blocked_id = :asked_by)
+                  OR (user_blocks.user_id = :asked_by AND user_blocks.blocked_id = users.id)
+           )
+       )
+FROM json_array_elements_text(:ids) AS wanted (id) JOIN users ON users.id = wanted.id;
