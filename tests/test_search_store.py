@@ -16,7 +16,7 @@ from chatd.metrics import Metrics
 from chatd.store import search_index as search_index_module
 from chatd.store.queries import Query
 from chatd.store.search import Search
-from chatd.store.search_index import IndexOptions, open_search_index
+from chatd.store.search_index import open_search_index
 from chatd.store.search_terms import NEAR, STRETCH_BITS, windows_of
 from chatd.store.words import phrases_of
 from tests.stores import Store, join, post
@@ -90,10 +90,10 @@ class _Noted:
 
 
 @asynccontextmanager
-async def open_indexed(store: Store, options: IndexOptions = IndexOptions()) -> AsyncIterator[Indexed]:  # noqa: B008 - frozen
+async def open_indexed(store: Store) -> AsyncIterator[Indexed]:
     metrics = Metrics()
     async with (
-        open_search_index(store.database, store.queries, options, metrics=metrics) as index,
+        open_search_index(store.database, store.queries, metrics=metrics) as index,
         store.open_journal() as written,
     ):
         yield Indexed(store, written, index, metrics, Search(store.database, store.queries))

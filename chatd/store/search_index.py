@@ -10,7 +10,6 @@ So many messages a second are read at most; beyond that the index falls behind a
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import trio
@@ -22,7 +21,7 @@ from chatd.store.database import Conflict
 from chatd.store.search_terms import entry_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from chatd.bus.port import Event
     from chatd.metrics import Metrics
@@ -74,34 +73,35 @@ class _Round(NamedTuple):
     has_more: bool
 
 
-@dataclass(frozen=True, slots=True)
-class IndexOptions:
-    """How many messages a second are read at most."""
-
-    per_second: int = 2000
-
-
 class SearchIndex:
     """Follows what is published. Made by `open_search_index`."""
 
-    def __init__(self, database: Database, queries: Queries, options: IndexOptions, metrics: Metrics) -> None:
+    def __init__(
+        self, database: Database, queries: Queries, metrics: Metrics, *, per_second: int, is_on: Callable[[], bool]
+    ) -> None:
         self._database = database
         self._queries = queries
-        self._options = options
         self._metrics = metrics
+        self._per_second = per_second
+        self._is_on = is_on
         # Rooms with something to read, by when that was first known; the oldest first.
         self._behind: dict[str, float] = {}
         self._arrived = trio.Event()
 
     def note(self, event: Event) -> None:
         """Have what was published read soon."""
-        if event.kind in _FOLLOWED and event.room_id not in self._behind:
+        if event.kind in _FOLLOWED and event.room_id not in self._behind and self._is_on():
             self._behind[event.room_id] = trio.current_time()
             self._arrived.set()
 
     async def _follow(self) -> None:
         next_look = trio.current_time()
         while True:
+            if not self._is_on():
+                # Where the index is then is found by the next look.
+                next_look = trio.current_time()
+                await trio.sleep(RETRY_S)
+                continue
             try:
                 if trio.current_time() >= next_look:
                     await self._look()
@@ -114,7 +114,7 @@ class SearchIndex:
             oldest = next(iter(self._behind.values()), None)
             self._metrics.search_lag_seconds.set(0 if oldest is None else trio.current_time() - oldest)
             is_done = not self._behind and not rounds.has_more
-            await trio.sleep(max(rounds.read / self._options.per_second, PAUSE_S if is_done else LET_OTHERS_S))
+            await trio.sleep(max(rounds.read / self._per_second, PAUSE_S if is_done else LET_OTHERS_S))
             if is_done and not self._behind:
                 self._arrived = trio.Event()
                 with trio.move_on_at(next_look):
@@ -224,10 +224,18 @@ def _json(rows: object) -> str:
 
 @asynccontextmanager
 async def open_search_index(
-    database: Database, queries: Queries, options: IndexOptions, *, metrics: Metrics
+    database: Database,
+    queries: Queries,
+    *,
+    metrics: Metrics,
+    per_second: int = 2000,
+    is_on: Callable[[], bool] = lambda: True,
 ) -> AsyncIterator[SearchIndex]:
-    """An index that follows for as long as the block lasts; what it has not read then is read after the next start."""
-    index = SearchIndex(database, queries, options, metrics)
+    """An index that follows for as long as the block lasts; what it has not read then is read after the next start.
+
+    At most `per_second` messages are read, none while `is_on` says no.
+    """
+    index = SearchIndex(database, queries, metrics, per_second=per_second, is_on=is_on)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(index._follow)
         yield index
