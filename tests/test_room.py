@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from chatd.bus.port import Event
-from chatd.bus.room import BLOCK_BYTES, MAX_EARLY, ActiveRoom, blocks, frame_of
+from chatd.bus.room import BLOCK_BYTES, MAX_EARLY, MESSAGE_CHANGES, ActiveRoom, blocks, frame_of
+from chatd.chat.messages import page_of_tail
 from tests.listeners import Listener
 
 
@@ -86,6 +88,74 @@ def test_what_is_far_too_early_is_bounded_and_the_repair_brings_it_all_the_same(
     repaired = room.offer([event(seq) for seq in range(1, MAX_EARLY + 500)])
     assert seqs(repaired) == list(range(1, MAX_EARLY + 500))
     assert not room.has_gap
+
+
+# Deletions
+
+
+def deletion(seq: int) -> Event:
+    return Event("room", seq, "message_deleted", b'{"seq":%d}' % seq)
+
+
+@given(st.lists(st.integers(1, 20), max_size=60), st.sets(st.integers(1, 20), max_size=3), st.integers(0, 12))
+def test_of_what_came_before_a_deletion_nothing_stays_in_memory_and_all_is_passed_on_in_order(
+    arriving: list[int], deletions: set[int], tail_events: int
+) -> None:
+    """Whatever comes late or early: once a deletion was heard, what it may be about is not to be found any more."""
+    room = ActiveRoom("room", last_seq=0, tail_events=tail_events)
+    passed: list[int] = []
+    heard = 0
+    for seq in arriving:
+        if seq in deletions and seq > room.position:
+            heard = max(heard, seq)
+        passed += seqs(room.offer([deletion(seq) if seq in deletions else event(seq)])) or []
+        assert passed == list(range(1, room.position + 1))
+        # The tail has no hole, and ends at the position.
+        assert [kept.seq for kept in room.tail] == list(range(room.tail_after + 1, room.position + 1))
+        if room.position >= heard:
+            assert all(kept.seq >= heard for kept in room.tail)
+    # The repair brings the rest.
+    passed += seqs(room.offer([event(seq) for seq in range(room.position + 1, 21)])) or []
+    assert passed == list(range(1, 21))
+
+
+def test_a_deletion_that_is_heard_too_early_empties_the_tail_at_once() -> None:
+    room = ActiveRoom("room", last_seq=0, tail_events=10)
+    room.offer([event(1), event(2), event(4)])
+    assert room.offer([deletion(5)]) == []
+    assert list(room.tail) == []
+    # What waited for its turn is read from the store, too.
+    assert seqs(room.offer([event(3)])) == [3]
+    assert seqs(room.offer([event(4)])) == [4, 5]
+    assert [kept.seq for kept in room.tail] == [5]
+
+
+def test_what_was_read_before_a_deletion_is_known_to_be_old() -> None:
+    room = ActiveRoom("room", last_seq=5, tail_events=10)
+    forgotten = room.forgotten
+    room.offer([event(6)])
+    assert room.forgotten == forgotten
+    room.offer([deletion(7)])
+    assert room.forgotten > forgotten
+
+
+@pytest.mark.parametrize("kind", sorted(MESSAGE_CHANGES))
+def test_the_newest_change_of_a_message_is_known_and_its_page_is_not_taken_from_the_tail(kind: str) -> None:
+    room = ActiveRoom("room", last_seq=0, tail_events=10)
+    bodies = [b'{"type":"new_message","message":{"seq":%d}}' % seq for seq in range(1, 6)]
+    room.offer([Event("room", seq, "new_message", body) for seq, body in enumerate(bodies, 1)])
+    assert page_of_tail(room, 2, max_bytes=1000) is not None
+    room.offer([Event("room", 6, kind, b"{}")])
+    assert room.changed_seq == 6
+    assert page_of_tail(room, 2, max_bytes=1000) is None
+    room.offer([Event("room", 7, "new_message", bodies[0]), Event("room", 8, "user_left", b"{}")])
+    assert room.changed_seq == 6
+    # A page that begins behind it may come from there.
+    assert page_of_tail(room, 1, max_bytes=1000) is None
+    room.offer([Event("room", 9, "new_message", bodies[1])])
+    page = page_of_tail(room, 1, max_bytes=1000)
+    assert page is not None
+    assert page.has_more
 
 
 def test_who_was_not_listening_is_not_removed() -> None:
