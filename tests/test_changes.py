@@ -293,6 +293,32 @@ async def test_who_has_left_still_gets_the_first_ack_of_what_was_stored(daemon: 
         assert await refusal(client, **request | {"clientMessageId": "c-2"}) == "not_a_member"
 
 
+# While others read
+
+
+@pytest.mark.parametrize("kind", ["get_history", "join_room"])
+async def test_a_page_never_takes_back_what_was_heard_of_its_messages(daemon: Daemon, kind: str) -> None:
+    """Somebody edits all the time, each time to the next number; who reads meanwhile never goes back."""
+    room_id, ada, [bob] = await open_room(daemon, "bob")
+    async with daemon.connect(ada) as writer, daemon.connect(bob) as reader:
+        message_id = await say(writer, room_id, "0")
+        for number in range(1, 301):
+            await writer.send(type="edit_message", messageId=message_id, content=str(number))
+            if number % 3 == 0:
+                await reader.send(type=kind, roomId=room_id, id=str(number))
+        heard = answers = 0
+        while answers < 100 or heard < 300:
+            told = await reader.receive()
+            if told["type"] == "message_edited":
+                heard = int(told["message"]["content"])
+            elif told["type"] == "room_history":
+                answers += 1
+                assert int(told["messages"][0]["content"]) >= heard
+            elif told["type"] == "error":
+                answers += 1
+                assert told["code"] == "overloaded"
+
+
 # Several nodes
 
 

@@ -103,7 +103,7 @@ async def test_strangers_see_no_pins(daemon: Daemon) -> None:
         room_id = await daemon.create_room(ada, kind=kind)
         answer = await daemon.http("GET", f"/api/rooms/{room_id}/pins", token=eve.token)
         assert answer.json()["code"] == code
-    assert (await daemon.http("GET", f"/api/rooms/{room_id}/pins")).status == 401
+        assert (await daemon.http("GET", f"/api/rooms/{room_id}/pins")).status == 401
 
 
 @pytest.mark.parametrize("path", ["/api/rooms/{room}/pins", "/api/messages/{message}/thread"])

@@ -67,13 +67,17 @@ async def _page_through(chat: Chat, session: Session, room_id: str, mine: CatchU
             return False
         if chat.hub.listen(session, room_id, after=mine.position, max_bytes=at_once):
             return True
-        missed = room.events_after(mine.position)
+        began, forgotten = mine.position, room.forgotten
+        missed = room.events_after(began)
         if missed is None:
-            missed = await _read_missed(chat, room, mine.position)
+            missed = await _read_missed(chat, room, began)
         for block, last_seq in _blocks(missed, max_bytes=at_once):
             await session.line.wait_for_space()
             if not may_go_on():
                 return False
+            if room.forgotten != forgotten and mine.position > began:
+                # Something of what is left was deleted meanwhile, and is not to be told any more: it is read again.
+                break
             session.put(block)
             mine.position = last_seq
 

@@ -194,10 +194,16 @@ async def get_history(chat: Chat, session: Session, message: GetHistory) -> Room
             break
         # What was told of its messages meanwhile is not to be taken back by the page.
     else:
-        raise Refusal("overloaded", "This room changes too fast to be read; try again.", retry_after_ms=1000)
+        raise too_many_changes()
     chat.hub.send_backlog(message.room_id)
     typing = who_types(chat, message.room_id, asked_by=session.user_id)
     return room_history(room, room.position, page, message.id, typing=typing, readers=readers)
+
+
+def too_many_changes() -> Refusal:
+    return Refusal(
+        "overloaded", "The messages of this room change too fast to be read; try again.", retry_after_ms=1000
+    )
 
 
 async def _page_for(chat: Chat, room: ActiveRoom, message: GetHistory) -> Page:

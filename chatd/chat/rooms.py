@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from chatd.bus.port import Notice
 from chatd.chat.catchup import catch_up, read_stay, resume_room
 from chatd.chat.context import Chat, take, tell_all
-from chatd.chat.messages import newest_page, room_history
+from chatd.chat.messages import TRIES, newest_page, room_history, too_many_changes
 from chatd.chat.permissions import check_may
 from chatd.chat.receipts import read_cursors
 from chatd.chat.session import Membership
@@ -58,6 +58,7 @@ async def hear_room(chat: Chat, session: Session, message: JoinRoom) -> None:
     if message.after_seq is not None:
         await resume_room(chat, session, room_id, message.after_seq, message.id)
         return
+    tries = TRIES
     while True:
         while (following := session.catching_up.get(room_id)) is not None:
             # It follows a joining made elsewhere: what is on its way from there comes before the history.
@@ -71,8 +72,14 @@ async def hear_room(chat: Chat, session: Session, message: JoinRoom) -> None:
         await session.line.wait_for_space()
         if room_id not in session.rooms:
             raise _no_such_room()
-        if room_id not in session.catching_up:
+        if room_id in session.catching_up:
+            continue
+        if room.changed_seq <= seq or not chat.hub.is_heard_by(session, room_id):
             break
+        # It has heard of changes that the page would take back.
+        tries -= 1
+        if not tries:
+            raise too_many_changes()
     chat.hub.send_backlog(room_id)
     typing = who_types(chat, room_id, asked_by=session.user_id)
     session.send(room_history(room, seq, page, message.id, typing=typing, readers=readers))
