@@ -274,6 +274,16 @@ class MessageOptions(Struct, frozen=True, kw_only=True):
     link_previews: bool = False
 
 
+class PreviewOptions(Struct, frozen=True, kw_only=True):
+    """Reading the pages that messages link to."""
+
+    workers: Annotated[int, Meta(ge=1, le=64)] = 2
+    max_waiting: Positive = 100
+    timeout_s: Seconds = 5
+    max_bytes: Annotated[int, Meta(ge=1024, le=16_777_216)] = 131_072
+    redirects: Annotated[int, Meta(ge=0, le=20)] = 3
+
+
 class SearchOptions(Struct, frozen=True, kw_only=True):
     """Finding messages by their words."""
 
@@ -328,6 +338,7 @@ class Config(Struct, frozen=True, kw_only=True):
     typing: TypingOptions = TypingOptions()
     receipts: ReceiptOptions = ReceiptOptions()
     messages: MessageOptions = MessageOptions()
+    previews: PreviewOptions = PreviewOptions()
     search: SearchOptions = SearchOptions()
     notifications: NotificationOptions = NotificationOptions()
     resume: ResumeOptions = ResumeOptions()

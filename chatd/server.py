@@ -45,6 +45,7 @@ from chatd.loader import open_loader
 from chatd.metrics import Metrics
 from chatd.notifier import open_notifier
 from chatd.nursery import Door, serve_websockets
+from chatd.previews import Previews, open_previews
 from chatd.reload import ReadConfig, Reload
 from chatd.signals import Bell, open_signals
 from chatd.store.accounts import Accounts
@@ -135,6 +136,7 @@ async def open_chat(
             notifications=config.notifications,
             receipts=config.receipts,
         )
+        previews = Previews(config.previews, is_on=config.messages.link_previews)
         search_index = await enter(
             open_search_index(
                 database, queries, metrics=metrics, per_second=config.search.index_per_second,
@@ -147,6 +149,7 @@ async def open_chat(
             for event in events:
                 hub.note_stored(event)
                 search_index.note(event)
+                previews.note(event)
                 notifier.note(event)
                 deliveries.note_written(event)
                 if (notice := notice_of(event)) is not None:
@@ -213,6 +216,7 @@ async def open_chat(
             open_upkeep(chat, facts, followers, second_looks),
             open_signals(chat, news, typing),
             open_notifier(chat, concerns),
+            open_previews(chat, previews),
         ):
             yield chat
 

@@ -24,7 +24,7 @@ LAYERS: Final = (
     {"__main__"},
     {"administration", "backups", "terminal", "verify"},
     {"server"},
-    {"notifier"},
+    {"notifier", "previews"},
     {"upkeep", "signals", "reload"},
     {"backends"},
     {"nursery", "listener"},
@@ -34,7 +34,7 @@ LAYERS: Final = (
     {"store"},
     {"bus"},
     {"wire"},
-    {"loader"},
+    {"loader", "web_pages"},
     {"configfile", "identity", "limits", "health", "collector", "process", "asyncio_loop"},
     {"decoding"},
     {"protocol", "client_messages", "server_messages", "metrics"},
@@ -47,7 +47,7 @@ CLIENT: Final = {"protocol", "records", "errors", "telemetry", "ids", "clock"}
 #: The only modules that import a library from elsewhere. Trio needs no door: all of chatd but chat and wire speaks it.
 DOORS: Final = {
     "wsproto": {"wire/frames.py"},
-    "h11": {"wire/http.py"},
+    "h11": {"wire/http.py", "web_pages.py"},
     "jwt": {"identity/tokens.py"},
     "bcrypt": {"identity/passwords.py"},
     "sqlite3": {"store/sqlite.py", "store/copies.py"},
@@ -78,7 +78,16 @@ DOORS: Final = {
 CLOSED: Final = {"chat": {"trio", "socket"}, "wire": {"trio"}}
 
 #: These start tasks wherever they like; those, only in a function named open_…, whose block the tasks live in.
-STARTERS: Final = {"nursery.py", "listener.py", "server.py", "upkeep.py", "signals.py", "notifier.py", "terminal.py"}
+STARTERS: Final = {
+    "nursery.py",
+    "listener.py",
+    "server.py",
+    "upkeep.py",
+    "signals.py",
+    "notifier.py",
+    "previews.py",
+    "terminal.py",
+}
 OPENERS: Final = ("store/", "bus/", "loader.py", "client/")
 
 #: These see the whole configuration: who uses it, and who makes it.

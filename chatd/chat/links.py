@@ -16,6 +16,9 @@ from chatd.errors import Refusal
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+#: Keys of a message's metadata that are the server's.
+LINKS: Final = "links"
+PREVIEWS: Final = "previews"
 #: Links that are listed of one message.
 MAX_LINKS: Final = 20
 #: Places that are looked at, and characters of one link: what is looked at for nothing is bounded too.
@@ -79,10 +82,11 @@ def _links(content: str) -> Iterator[str]:
 
 
 def with_links(metadata: dict[str, Any] | None, content: str, message_type: str) -> dict[str, Any] | None:
-    """A message's metadata with the links of its text under `links`, whatever its sender put there; `code` has none."""
+    """A message's metadata with the links of its text under `links`, whatever its sender put there; `code` has none.
+
+    Without `previews`, which come later, when the pages have been read.
+    """
     links = [] if message_type == "code" else find_links(content)
-    if links:
-        return {**(metadata or {}), "links": links}
-    if metadata is not None and "links" in metadata:
-        return {name: value for name, value in metadata.items() if name != "links"}
-    return metadata
+    if metadata is not None and not metadata.keys().isdisjoint((LINKS, PREVIEWS)):
+        metadata = {name: value for name, value in metadata.items() if name not in (LINKS, PREVIEWS)}
+    return {**(metadata or {}), LINKS: links} if links else metadata

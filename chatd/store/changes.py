@@ -59,6 +59,14 @@ async def edit(scene: Scene, message_id: str, *, content: str, metadata: bytes |
     return as_shown(row)
 
 
+async def show_metadata(scene: Scene, message_id: str, metadata: bytes) -> Message:
+    """Give a message other metadata, which is not its sender's doing; it, as everybody sees it from now on."""
+    await scene.run("changes.show_metadata", id=message_id, metadata=metadata.decode())
+    row = await scene.row("messages.in_room", id=message_id, room_id=scene.room_id)
+    assert row is not None
+    return as_shown(row)
+
+
 async def delete(scene: Scene, subject: Subject, *, deleted_by: str) -> None:
     """Leave of a message only that it was there, whose it was and when."""
     await scene.run("changes.delete", id=subject.id, deleted_by=deleted_by, now=scene.now_ms)

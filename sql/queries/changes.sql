@@ -9,6 +9,9 @@ WHERE id = :id AND room_id = :room_id LIMIT 1;
 -- name: edit
 UPDATE messages SET content = :content, metadata = :metadata, edited_at = :now WHERE id = :id;
 
+-- name: show_metadata
+UPDATE messages SET metadata = :metadata WHERE id = :id;
+
 -- name: delete
 -- Nothing of what was said stays, nor a hash of it; the key does, so that a repeat is known.
 UPDATE messages
