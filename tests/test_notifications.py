@@ -150,6 +150,23 @@ async def test_reaction_concerns_the_author_once_and_goes_when_it_is_taken_back(
 
 
 @both
+async def test_direct_messages_tell_their_recipient_once_until_they_are_read(daemon: Daemon) -> None:
+    ada, bob = await people(daemon, "ada", "bob")
+    async with daemon.connect(ada) as at_ada, daemon.connect(bob) as at_bob:
+        first = await at_ada.ask(type="send_dm", recipientId=bob.id, content="psst, @bob")
+        told = (await at_bob.wait_for("notification"))["notification"]
+        assert (told["kind"], told["roomId"], told["excerpt"]) == ("direct", first["roomId"], "psst, @bob")
+        assert "roomName" not in told
+        second = await at_ada.ask(type="send_dm", recipientId=bob.id, content="are you there?")
+        assert [one["messageId"] for one in await wait_for(daemon, bob, 1)] == [first["messageId"]]
+        assert (await at_bob.ask(type="mark_as_read", roomId=first["roomId"], seq=second["seq"]))["type"] == "ok"
+        assert [one["read"] for one in await wait_for(daemon, bob, 0)] == [True]
+        third = await at_ada.ask(type="send_dm", recipientId=bob.id, content="still there?")
+        assert (await wait_for(daemon, bob, 1))[0]["messageId"] == third["messageId"]
+        assert (await page(daemon, ada))["notifications"] == []
+
+
+@both
 async def test_deleted_message_shows_no_content(daemon: Daemon) -> None:
     ada, bob = await people(daemon, "ada", "bob")
     room = await room_of(daemon, ada, bob)

@@ -2,8 +2,8 @@
 
 -- name: reached
 -- Whom each of many concerns reaches, and what it looks like to them. One conversation, one invitation and one user's
--- reactions to a message tell once until that is read. LIMIT: notifications.max_mentions bounds the concerns of each
--- message, which has one user each.
+-- reactions to a message tell once until that is read; of a conversation, what has been read by now tells nothing.
+-- LIMIT: notifications.max_mentions bounds the concerns of each message, which has one user each.
 WITH wanted AS (
     SELECT entry.value ->> 0 AS n, entry.value ->> 1 AS kind, entry.value ->> 2 AS room_id,
            entry.value ->> 3 AS message_id, entry.value ->> 4 AS actor_id, entry.value ->> 5 AS target
@@ -33,7 +33,7 @@ LEFT JOIN room_members ON room_members.room_id = wanted.room_id AND room_members
 WHERE reached.user_id <> wanted.actor_id
   AND (
       wanted.kind = 'invitation'
-      OR room_members.notify = 'all'
+      OR (room_members.notify = 'all' AND (wanted.kind <> 'direct' OR messages.seq > room_members.read_seq))
       OR (room_members.notify = 'mentions' AND wanted.kind IN ('mention', 'reply'))
   )
   AND NOT EXISTS (
