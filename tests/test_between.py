@@ -168,7 +168,7 @@ async def test_refused_requests_cost_as_much_as_others(tmp_path: Path) -> None:
         ada = await daemon.register("ada")
         room = await daemon.create_room(ada)
         for refused in (
-            {"type": "typing_start", "roomId": room},
+            {"type": "leave_room", "roomId": "nowhere"},
             {"type": "send_message", "roomId": "nowhere", "content": "x"},
             {"type": "send_message", "roomId": room, "content": "x", "replyTo": "nothing"},
         ):
