@@ -776,7 +776,8 @@ async def open_model(
             tokens=Tokens(Secret("s" * 32), Secret(), access_s=10**6), passwords=cast("Any", None), metrics=METRICS,
             health=cast("Any", None), holding=holding, search=cast("Any", None),
             receipts=cast("Any", None), marks=cast("Any", None), deliveries=Deliveries(hub),
-            cursors=Cursors(hub, readers, seconds=trio.current_time), direct=cast("Any", None), blocks=cast("Any", None), chats=cast("Any", None),
+            cursors=Cursors(hub, readers, seconds=trio.current_time),
+            direct=cast("Any", None), blocks=cast("Any", None), chats=cast("Any", None),
             moderation=cast("Any", None), lobby_id="", notifications=cast("Any", None), notifier=cast("Any", None),
         )  # fmt: skip
         nursery.start_soon(bus.carry_on)

@@ -17,8 +17,6 @@ from chatd.store.blocks import Block, act_of
 from chatd.store.database import Conflict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from chatd.chat.context import Chat
 
 
@@ -72,12 +70,6 @@ async def list_blocked(
         for row in rows[:limit]
     ]
     return found, len(rows) > limit
-
-
-async def check_may_invite(chat: Chat, user_id: str, others: Sequence[str]) -> None:
-    """Raise `Refusal` if one of these users blocks who invites or adds them to a room."""
-    if chat.options.features.blocks and await chat.blocks.blocking(user_id, others):
-        raise Refusal("forbidden", "One of these users does not take invitations from you.")
 
 
 def _no_such_user() -> Refusal:

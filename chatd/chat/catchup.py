@@ -44,7 +44,10 @@ async def catch_up(chat: Chat, session: Session, room_id: str, after: int, *, is
     """
     mine = session.catching_up[room_id] = CatchUp(after, is_replay=is_replay)
     try:
-        return await _page_through(chat, session, room_id, mine)
+        is_live = await _page_through(chat, session, room_id, mine)
+        if is_live and (room := chat.hub.room(room_id)) is not None and room.position > after:
+            chat.deliveries.note_arrival(session, [room_id])
+        return is_live
     except Refusal:
         session.line.end(CloseCode.TRY_LATER, "the history cannot be read now: reconnect and resume")
         raise

@@ -53,6 +53,11 @@ async def send_dm(chat: Chat, session: Session, message: SendDm) -> None:
     sender = Sender(user_id, session.username, "member")
     post = await prepare(chat, sender, draft, Acknowledgement(chat, session, message))
     if pair.room_id is None:
+        if pair.is_stored:
+            raise Refusal(
+                "idempotency_mismatch",
+                "Another message was sent under this `clientMessageId` before; give every new message a new one.",
+            )
         pair = await _make_room(chat, draft.room_id, user_id, other_id)
         assert pair.room_id is not None
         if pair.room_id != post.room_id:

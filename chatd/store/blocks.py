@@ -9,13 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from chatd.records import encode_json
 from chatd.store.acts import Act
 from chatd.store.direct import direct_key
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from chatd.store.acts import Scene
     from chatd.store.database import Database, Params
     from chatd.store.queries import Queries
@@ -55,20 +52,6 @@ class Blocks:
         """Those whom a user blocks, in order of their ids, behind the id `after`."""
         params: Params = {"user_id": user_id, "after": after, "limit": limit, "offset": offset}
         return [Blocked(*row) for row in await self._database.rows(self._queries["blocks.page"], params)]
-
-    async def between(self, user_id: str, others: Sequence[str]) -> set[str]:
-        """Those of many users who block a user or are blocked by them, in one query."""
-        return await self._among("blocks.between", user_id, others)
-
-    async def blocking(self, user_id: str, others: Sequence[str]) -> set[str]:
-        """Those of many users who block a user, in one query."""
-        return await self._among("blocks.blocking", user_id, others)
-
-    async def _among(self, name: str, user_id: str, others: Sequence[str]) -> set[str]:
-        if not others:
-            return set()
-        params: Params = {"user_id": user_id, "others": encode_json(others).decode()}
-        return {row[0] for row in await self._database.rows(self._queries[name], params)}
 
     async def room_of(self, block: Block) -> str | None:
         """The direct room of the two, if there is one."""
