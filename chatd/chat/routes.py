@@ -7,17 +7,20 @@ runs what stands in the table. The functions are in `web`; the rules behind them
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
+from chatd import schema
 from chatd.chat.accounts import identify
 from chatd.chat.context import Chat, take
+from chatd.chat.contracts import operations
 from chatd.chat.features import Feature, check_feature
 from chatd.chat.operation import health, metrics, readiness
 from chatd.chat.web import accounts, chats, direct, members, messages, notifications, receipts, rooms, search, users
 from chatd.chat.web.call import Call, Rule
 from chatd.errors import Refusal
 from chatd.limits.addresses import limited_as
-from chatd.wire.http import Request, Response, problem
+from chatd.wire.http import Request, Response, json_response, problem
 
 if TYPE_CHECKING:
     from chatd.identity.tokens import Claims
@@ -50,7 +53,27 @@ class Route:
         return tuple(variable)
 
 
-ROUTES: Final = (
+async def get_openapi(_chat: Chat, _call: Call) -> Response:
+    """GET /api/openapi.json"""
+    return json_response(200, _openapi_text().encode())
+
+
+async def get_asyncapi(_chat: Chat, _call: Call) -> Response:
+    """GET /api/asyncapi.json"""
+    return json_response(200, _asyncapi_text().encode())
+
+
+@cache
+def _openapi_text() -> str:
+    return schema.text_of(schema.openapi(operations(ROUTES)))
+
+
+@cache
+def _asyncapi_text() -> str:
+    return schema.text_of(schema.asyncapi())
+
+
+ROUTES: Final[tuple[Route, ...]] = (
     Route("POST", "/api/auth/register", accounts.register, is_open=True, feature="registration"),
     Route("POST", "/api/auth/login", accounts.login, is_open=True),
     Route("POST", "/api/auth/refresh", accounts.refresh, is_open=True),
@@ -89,6 +112,8 @@ ROUTES: Final = (
     Route("PUT", "/api/users/:id/block", direct.block_user, feature="blocks"),
     Route("DELETE", "/api/users/:id/block", direct.unblock_user, feature="blocks"),
     Route("GET", "/api/search", search.search_messages, feature="search"),
+    Route("GET", "/api/openapi.json", get_openapi, is_open=True),
+    Route("GET", "/api/asyncapi.json", get_asyncapi, is_open=True),
     Route("GET", "/healthz", health, is_open=True),
     Route("GET", "/readyz", readiness, is_open=True),
     Route("GET", "/metrics", metrics, is_open=True),
