@@ -17,10 +17,26 @@ from typing import Final, NamedTuple, TypeAlias
 
 import trio
 
-from chatd import __version__, telemetry
-from chatd.administration import add_user, check, disable_user, issue_token, list_users, migrate_schema, set_password
+from chatd import __version__, schema, telemetry
+from chatd.administration import (
+    add_user,
+    check,
+    create_room,
+    delete_room,
+    disable_user,
+    issue_token,
+    list_members,
+    list_rooms,
+    list_users,
+    migrate_schema,
+    remove_member,
+    set_password,
+    unban,
+)
 from chatd.backends import StartFault
 from chatd.backups import back_up, restore
+from chatd.chat.contracts import operations
+from chatd.chat.routes import ROUTES
 from chatd.config import Config, ConfigError
 from chatd.configfile import load_config
 from chatd.errors import Refusal
@@ -111,8 +127,46 @@ def _ask_password() -> str:
     return getpass.getpass("Password: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
 
 
+async def run_schema(_config: Config, args: argparse.Namespace) -> str:
+    match args.form:
+        case "json":
+            return schema.text_of(schema.json_schema())
+        case "typescript":
+            return schema.typescript()
+        case "asyncapi":
+            return schema.text_of(schema.asyncapi())
+        case _:
+            return schema.text_of(schema.openapi(operations(ROUTES)))
+
+
 async def run_token(config: Config, args: argparse.Namespace) -> str:
     return await issue_token(config, args.user)
+
+
+async def run_room(config: Config, args: argparse.Namespace) -> str:
+    if args.action == "list":
+        return await list_rooms(config)
+    if not args.room:
+        raise UsageError(f"chatd room {args.action} needs a room.")
+    match args.action:
+        case "create":
+            return await create_room(config, args.room, kind="private" if args.private else "public", owner=args.owner)
+        case "delete":
+            return await delete_room(config, args.room)
+        case _:
+            return await list_members(config, args.room)
+
+
+async def run_kick(config: Config, args: argparse.Namespace) -> str:
+    return await remove_member(config, args.room, args.user, reason="kicked")
+
+
+async def run_ban(config: Config, args: argparse.Namespace) -> str:
+    return await remove_member(config, args.room, args.user, reason="banned", note=args.reason)
+
+
+async def run_unban(config: Config, args: argparse.Namespace) -> str:
+    return await unban(config, args.room, args.user)
 
 
 async def run_backup(config: Config, args: argparse.Namespace) -> str:
@@ -199,6 +253,23 @@ def _declare_token(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("user", metavar="USER", help="username")
 
 
+def _declare_room(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=["list", "create", "delete", "members"])
+    parser.add_argument("room", nargs="?", metavar="ROOM", help="name or id")
+    parser.add_argument("--private", action="store_true", help="for create: only who is invited may join")
+    parser.add_argument("--owner", metavar="USER", help="for create: who owns it")
+
+
+def _declare_member(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("room", metavar="ROOM", help="name or id")
+    parser.add_argument("user", metavar="USER", help="username")
+
+
+def _declare_ban(parser: argparse.ArgumentParser) -> None:
+    _declare_member(parser)
+    parser.add_argument("--reason", help="for moderators to read")
+
+
 def _declare_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE")
 
@@ -211,6 +282,10 @@ def _declare_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--settled", action="store_true", help="all clients were there at the end and heard everything")
     parser.add_argument("--faults", type=int, default=100, metavar="N", help="faults to print (default: %(default)s)")
     parser.add_argument("--export", type=Path, metavar="FILE", help="write what of the database is checked, as NDJSON")
+
+
+def _declare_schema(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("form", choices=("json", "typescript", "asyncapi", "openapi"))
 
 
 def _declare_chat(parser: argparse.ArgumentParser) -> None:
@@ -227,6 +302,10 @@ COMMANDS: Final[dict[str, Command]] = {
         run_migrate, "bring the schema up or down, or show where it is", "chatd migrate up", _declare_migrate
     ),
     "user": Command(run_user, "accounts", "chatd user add ada --email ada@example.org", _declare_user),
+    "room": Command(run_room, "rooms", "chatd room create club --private --owner ada", _declare_room),
+    "kick": Command(run_kick, "remove somebody from a room", "chatd kick lobby bob", _declare_member),
+    "ban": Command(run_ban, "keep somebody out of a room", "chatd ban lobby bob --reason spam", _declare_ban),
+    "unban": Command(run_unban, "let somebody join a room again", "chatd unban lobby bob", _declare_member),
     "backup": Command(
         run_backup, "copy the embedded database into a file, while it is used", "chatd backup monday.db", _declare_file
     ),
@@ -237,6 +316,9 @@ COMMANDS: Final[dict[str, Command]] = {
         run_verify, "check the promises by what clients wrote down", "chatd verify ada.ndjson", _declare_verify
     ),
     "token": Command(run_token, "print an access token, ready for wscat or k6", "chatd token ada", _declare_token),
+    "schema": Command(
+        run_schema, "print the contracts, made from the types", "chatd schema typescript > chatd.ts", _declare_schema
+    ),
     "chat": Command(run_chat, "talk in a room, from a terminal or a pipe", "chatd chat lobby", _declare_chat),
 }
 

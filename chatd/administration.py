@@ -1,7 +1,7 @@
-"""What an administrator does from the shell: checking, migrating, accounts. The command line's own rules.
+"""What an administrator does from the shell: checking, migrating, accounts, rooms. The command line's own rules.
 
 Each function opens what it needs of the configuration, does one thing and returns what to print. Accounts go through
-the same rules as a registration over HTTP.
+the same rules as a registration over HTTP, rooms through those of their moderators.
 """
 
 from __future__ import annotations
@@ -11,19 +11,25 @@ from typing import TYPE_CHECKING
 from chatd import __version__
 from chatd.backends import StartFault, check_back_ends, describe_bus, describe_database, open_database
 from chatd.bus.port import Notice
-from chatd.chat import accounts
+from chatd.chat import accounts, moderation, room_changes, rooms
 from chatd.chat.accounts import Origin
+from chatd.chat.forms import MAX_ROOM_NAME
 from chatd.errors import Refusal, bad_fields
 from chatd.identity.credentials import find_signing_secrets
+from chatd.ids import new_id
 from chatd.records import format_time
 from chatd.server import bind, check_start, open_chat
 from chatd.store.accounts import NewPassword
 from chatd.store.migrations import migrate, read_migrations, read_state
+from chatd.store.rooms import NewRoom
 
 if TYPE_CHECKING:
+    from typing import Literal
+
     from chatd.chat.context import Chat
     from chatd.config import Config
     from chatd.store.accounts import Account
+    from chatd.store.moderation import FoundRoom
 
 PAGE = 500
 
@@ -127,3 +133,81 @@ async def issue_token(config: Config, username: str) -> str:
             raise Refusal("forbidden", f"{account.username} is disabled and cannot sign in.")
         grant = await accounts.sign_in(chat, Origin("", "chatd token"), account)
         return grant.token
+
+
+async def list_rooms(config: Config) -> str:
+    """One line a room: id, kind, members, newest seq, name."""
+    lines, after = [], ""
+    async with open_chat(config) as chat:
+        while page := await chat.moderation.all_rooms(after=after, limit=PAGE):
+            lines += [f"{room.id} {room.kind} {room.member_count} {room.last_seq} {room.name}" for room in page]
+            after = page[-1].id
+    return "\n".join(lines)
+
+
+async def create_room(config: Config, name: str, *, kind: Literal["public", "private"], owner: str | None) -> str:
+    """The id of a new room; without an owner nobody moderates it but from the shell."""
+    if not 1 <= len(name) <= MAX_ROOM_NAME:
+        raise bad_fields({"name": f"1 to {MAX_ROOM_NAME} characters"})
+    rooms.check_texts(name, None)
+    async with open_chat(config) as chat:
+        owner_id = None if owner is None else (await _account(chat, owner)).id
+        room = NewRoom(new_id(), kind, name, None, owner_id)
+        await chat.rooms.add(room, owner_id=owner_id, member_ids=(), now_ms=chat.clock())
+        if owner_id is not None:
+            chat.bus.announce(Notice("member_joined", owner_id, room.id, seq=0, role="owner"))
+        return room.id
+
+
+async def delete_room(config: Config, name: str) -> str:
+    async with open_chat(config) as chat:
+        room = await _room(chat, name)
+        await room_changes.delete_room(chat, None, room.id)
+        return f"{room.name} is deleted; " + _what_of_listeners(config)
+
+
+async def list_members(config: Config, name: str) -> str:
+    """One line a member: user's id, role, since when, name, until when muted."""
+    lines, after = [], ""
+    async with open_chat(config) as chat:
+        room = await _room(chat, name)
+        while page := await chat.rooms.members(room.id, after=after, limit=PAGE, offset=0):
+            for row in page:
+                is_muted = row.muted_until is not None and row.muted_until > chat.clock()
+                muted = f" muted until {format_time(row.muted_until or 0)}" if is_muted else ""
+                lines.append(f"{row.user_id} {row.role} {format_time(row.joined_at)} {row.username}{muted}")
+            after = page[-1].user_id
+    return "\n".join(lines)
+
+
+async def remove_member(
+    config: Config, name: str, username: str, *, reason: Literal["kicked", "banned"], note: str | None = None
+) -> str:
+    """Kick somebody out of a room, or keep them out of it."""
+    async with open_chat(config) as chat:
+        room, account = await _room(chat, name), await _account(chat, username)
+        await moderation.remove_member(chat, None, room.id, account.id, reason=reason, note=note)
+        return f"{account.username} is {reason} from {room.name}; " + _what_of_listeners(config)
+
+
+async def unban(config: Config, name: str, username: str) -> str:
+    async with open_chat(config) as chat:
+        room, account = await _room(chat, name), await _account(chat, username)
+        await moderation.unban(chat, None, room.id, account.id)
+        return f"{account.username} may join {room.name} again."
+
+
+async def _room(chat: Chat, name: str) -> FoundRoom:
+    found = await chat.moderation.find_rooms(name)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise Refusal("conflict", f"Several rooms are named {name}; give the id, which `chatd room list` shows.")
+    raise Refusal("not_found", f"There is no room {name}; `chatd room list` shows all.")
+
+
+def _what_of_listeners(config: Config) -> str:
+    """What running daemons make of it: without a shared bus one finds the room's last event when it next looks."""
+    if config.bus.url:
+        return "live connections hear nothing more of it."
+    return "a running daemon refuses what they send, and within 5 seconds live connections hear nothing more of it."

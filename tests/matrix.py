@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from chatd.chat.dispatch import RULES
+from chatd.protocol import wire_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -90,7 +91,7 @@ DEEDS: Final = (
 
 def is_served(deed: Deed) -> bool:
     """There is a rule for it."""
-    return bool(deed.method) or deed.what in {str(kind.__struct_config__.tag) for kind in RULES}
+    return bool(deed.method) or deed.what in {wire_name(kind.__name__) for kind in RULES}
 
 
 @dataclass(frozen=True)

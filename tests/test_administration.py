@@ -10,7 +10,21 @@ from urllib.parse import urlsplit
 import pytest
 
 from chatd import administration
-from chatd.administration import add_user, check, disable_user, issue_token, list_users, migrate_schema, set_password
+from chatd.administration import (
+    add_user,
+    check,
+    create_room,
+    delete_room,
+    disable_user,
+    issue_token,
+    list_members,
+    list_rooms,
+    list_users,
+    migrate_schema,
+    remove_member,
+    set_password,
+    unban,
+)
 from chatd.backends import StartFault
 from chatd.configfile import load_config
 from chatd.errors import Refusal
@@ -85,6 +99,93 @@ async def test_short_password_changes_nothing(config: Config) -> None:
     await add(config, "ada")
     with pytest.RaisesGroup(pytest.RaisesExc(Refusal, match="at least 8 characters"), flatten_subgroups=True):
         await set_password(config, "ada", "short")
+
+
+# Rooms
+
+
+async def test_rooms_are_made_listed_and_deleted(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(administration, "PAGE", 2)
+    [ada] = await add(config, "ada")
+    club = await create_room(config, "the club", kind="private", owner="Ada")
+    hall = await create_room(config, "hall", kind="public", owner=None)
+    lines = (await list_rooms(config)).splitlines()
+    assert lines[0].endswith(" public 0 0 lobby")
+    assert lines[1:] == [f"{club} private 1 0 the club", f"{hall} public 0 0 hall"]
+    [member] = (await list_members(config, "the club")).splitlines()
+    assert re.fullmatch(rf"{ada} owner \S+Z ada", member)
+    for name in ("the club", hall, "lobby"):
+        assert "is deleted" in await delete_room(config, name)
+    assert await list_rooms(config) == ""
+
+
+async def test_room_is_named_by_a_name_that_only_it_has_or_by_its_id(config: Config) -> None:
+    rooms = [await create_room(config, "twins", kind="public", owner=None) for _ in range(2)]
+    for name, said in (("twins", "Several rooms"), ("nowhere", "no room nowhere")):
+        with pytest.RaisesGroup(pytest.RaisesExc(Refusal, match=said), flatten_subgroups=True):
+            await delete_room(config, name)
+    assert "is deleted" in await delete_room(config, rooms[0])
+    assert "is deleted" in await delete_room(config, "twins")
+
+
+@pytest.mark.parametrize("name", ["", "x" * 101, "two\nlines", "  "])
+async def test_room_needs_a_name_that_can_be_shown(config: Config, name: str) -> None:
+    with pytest.raises(Refusal, match="name"):
+        await create_room(config, name, kind="public", owner=None)
+
+
+async def test_member_who_is_muted_is_shown_so(tmp_path: Path) -> None:
+    async with open_daemon(tmp_path) as daemon:
+        ada, bob = await daemon.register("ada"), await daemon.register("bob")
+        room_id = await daemon.create_room(ada, "tea", members=[bob.id])
+        path = f"/api/rooms/{room_id}/members/{bob.id}"
+        await daemon.http("PATCH", path, {"mutedUntil": "2999-01-01T00:00:00Z"}, token=ada.token)
+    lines = (await list_members(load_config(None, environment(tmp_path)), "tea")).splitlines()
+    assert [line.partition(" muted until ")[2] for line in lines] == ["", "2999-01-01T00:00:00.000Z"]
+
+
+async def test_what_is_done_beside_a_daemon_is_enforced_at_once_and_heard_at_its_next_look(tmp_path: Path) -> None:
+    config = load_config(None, environment(tmp_path))
+    async with open_daemon(tmp_path) as daemon:
+        ada, bob, eve = [await daemon.register(name) for name in ("ada", "bob", "eve")]
+        room_id = await daemon.create_room(ada, "tea", members=[bob.id, eve.id])
+        async with daemon.connect(ada) as owner, daemon.connect(bob) as client, daemon.connect(eve) as other:
+            assert "within 5 seconds" in await remove_member(config, "tea", "Bob", reason="banned")
+            refused = await client.ask(type="send_message", roomId=room_id, content="x")
+            assert refused["code"] == "not_a_member"
+            assert "within 5 seconds" in await remove_member(config, "tea", "eve", reason="kicked")
+            assert "within 5 seconds" in await delete_room(config, "tea")
+            assert (await owner.ask(type="send_message", roomId=room_id, content="x"))["code"] == "not_found"
+            assert (await client.wait_for("user_left", within_s=10))["reason"] == "banned"
+            assert [(await other.wait_for("user_left"))["userId"] for _ in range(2)] == [bob.id, eve.id]
+            last = await owner.wait_for("room_updated")
+            assert (last["seq"], "deletedAt" in last) == (3, True)
+
+
+async def test_ban_is_lifted_from_the_shell(tmp_path: Path) -> None:
+    config = load_config(None, environment(tmp_path))
+    async with open_daemon(tmp_path) as daemon:
+        bob, room_id = await daemon.register("bob"), await create_room(config, "tea", kind="public", owner=None)
+        await remove_member(config, "tea", "bob", reason="banned")
+        async with daemon.connect(bob) as client:
+            assert (await client.ask(type="join_room", roomId=room_id))["code"] == "forbidden"
+            assert "may join tea again" in await unban(config, "tea", "bob")
+            assert (await client.ask(type="join_room", roomId=room_id))["type"] == "room_history"
+        with pytest.RaisesGroup(pytest.RaisesExc(Refusal, match="not banned"), flatten_subgroups=True):
+            await unban(config, "tea", "bob")
+
+
+async def test_owner_who_is_kicked_from_the_shell_leaves_the_room_another_one(tmp_path: Path) -> None:
+    config = load_config(None, environment(tmp_path))
+    async with open_daemon(tmp_path) as daemon:
+        ada, bob = await daemon.register("ada"), await daemon.register("bob")
+        await daemon.create_room(ada, "tea", members=[bob.id])
+    await remove_member(config, "tea", "ada", reason="kicked")
+    [line] = (await list_members(config, "tea")).splitlines()
+    assert line.startswith(f"{bob.id} owner")
+
+
+# The schema
 
 
 async def test_schema_goes_to_a_version_that_there_is(config: Config) -> None:
@@ -186,6 +287,28 @@ async def test_disabling_and_a_new_password_close_live_connections_where_a_bus_i
             assert (await one.wait_closed())[0] == 4506
             assert "are closed" in await disable_user(node(tmp_path, options), "bob")
             assert (await other.wait_closed())[0] == 4504
+
+
+async def test_kick_ban_and_deletion_are_heard_at_once_where_a_bus_is_shared(
+    tmp_path: Path, distributed: dict[str, str]
+) -> None:
+    options = {**distributed, "DATABASE_MIGRATE": "true"}
+    config = node(tmp_path, options)
+    async with open_daemon(tmp_path / "daemon", limits=False, **options) as daemon:
+        ada, bob = await daemon.register("ada"), await daemon.register("bob")
+        room_id = await daemon.create_room(ada, "tea", members=[bob.id])
+        async with daemon.connect(bob) as client:
+            assert "hear nothing more" in await remove_member(config, "tea", "bob", reason="banned", note="spam")
+            assert (await client.wait_for("user_left"))["reason"] == "banned"
+            bans = (await daemon.http("GET", f"/api/rooms/{room_id}/bans", token=ada.token)).json()["bans"]
+            assert ("bannedBy" in bans[0], bans[0]["reason"]) == (False, "spam")
+            await unban(config, room_id, "bob")
+            await client.ask(type="join_room", roomId=room_id)
+            await delete_room(config, "tea")
+            assert "deletedAt" in await client.wait_for("room_updated")
+            new_id_of_club = await create_room(config, "club", kind="private", owner="bob")
+            await client.ask(type="join_room", roomId=new_id_of_club)
+            assert (await client.ask(type="send_message", roomId=new_id_of_club, content="x"))["type"] == "message_ack"
 
 
 def flattened(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

@@ -76,6 +76,14 @@ def test_version_is_told(tmp_path: Path) -> None:
         ["user", "disable"],
         ["user", "password"],
         ["token"],
+        ["room"],
+        ["room", "frolic"],
+        ["room", "create"],
+        ["room", "delete"],
+        ["room", "members"],
+        ["kick", "lobby"],
+        ["ban", "lobby"],
+        ["unban", "lobby"],
     ],
     ids=" ".join,
 )
@@ -155,6 +163,20 @@ def test_tables_are_dropped_by_nobody_who_did_not_say_so(landed: Shell) -> None:
         done = landed.run("migrate", "down", stdin=Terminal(answer))
         assert (done.status, "Type yes" in done.out) == (status, True), done
     assert landed.told("migrate", "status").endswith(f"{NAMES[-1]}: waits")
+
+
+def test_rooms_are_made_and_moderated_from_the_shell(shell: Shell) -> None:
+    shell.told("user", "add", "ada", "--email", "ada@example.org", stdin="correct horse\n")
+    shell.told("user", "add", "bob", "--email", "bob@example.org", stdin="correct horse\n")
+    room_id = shell.told("room", "create", "club", "--private", "--owner", "ada").strip()
+    assert f"{room_id} private 1 0 club" in shell.told("room", "list")
+    assert " owner " in shell.told("room", "members", "club")
+    assert "no member" in shell.run("kick", "club", "bob").err
+    assert "bob is banned from club" in shell.told("ban", "club", "bob", "--reason", "spam")
+    assert "bob may join club again" in shell.told("unban", "club", "bob")
+    assert "ada is kicked from club" in shell.told("kick", "club", "ada")
+    assert "club is deleted" in shell.told("room", "delete", room_id)
+    assert "no room club" in shell.run("room", "members", "club").err
 
 
 def test_users_are_made_listed_and_disabled(shell: Shell) -> None:

@@ -63,7 +63,9 @@ class ProfileChange(_Form, frozen=True, kw_only=True):
     old_password: str | None = None
 
 
-RoomName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=100)]
+#: Characters of a room's name.
+MAX_ROOM_NAME = 100
+RoomName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_ROOM_NAME)]
 Topic: TypeAlias = Annotated[str, Meta(max_length=500)]
 
 
