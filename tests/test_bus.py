@@ -168,6 +168,7 @@ async def test_who_is_offline_when_the_grace_is_over_is_claimed_once(bus: Bus, e
         bus.appeared(user_id)
     await ears.wait_until(lambda: len(ears.online) == 2)
     bus.departed("ada", grace_s=0)
+    assert dict(await bus.online(["ada", "bob"])) == {"bob": 1}
     assert await claim(bus) == ["ada"]
     assert await claim(bus) == []
     assert dict(await bus.online(["ada", "bob"])) == {"bob": 1}

@@ -123,6 +123,7 @@ async def test_a_device_on_another_node_follows_a_join_and_hears_nothing_more_af
             left = await hear(second, "user_left", userId=user.id)
             await hear(first, "user_left", userId=user.id)
             first.inbox.clear()
+            second.inbox.clear()
             await speaker.send(type="send_message", roomId=room_id, content="they are gone")
             await hear(speaker, "new_message", content="they are gone", seq=left["seq"] + 1)
             assert await is_silent(first)

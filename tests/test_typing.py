@@ -154,6 +154,18 @@ async def test_only_who_may_send_can_be_typing(daemon: Daemon) -> None:
         assert await is_quiet(listener)
 
 
+async def test_who_is_muted_cannot_be_typing(daemon: Daemon) -> None:
+    ada, bob, room_id = await people(daemon)
+    async with daemon.connect(ada) as listener, daemon.connect(bob) as typist:
+        listener.inbox.clear()
+        daemon.rows(f"UPDATE room_members SET muted_until = 9000000000000 WHERE user_id = '{bob.id}'")
+        assert (await typist.ask(type="typing_start", roomId=room_id))["code"] == "muted"
+        assert await is_quiet(listener)
+        daemon.rows(f"UPDATE room_members SET muted_until = 1 WHERE user_id = '{bob.id}'")
+        assert (await typist.ask(type="typing_start", roomId=room_id))["type"] == "ok"
+        await hear(listener, "user_typing")
+
+
 async def test_switched_off_it_is_refused(tmp_path: Path) -> None:
     async with open_daemon(tmp_path, limits=False, SERVER_FEATURES_TYPING="false") as daemon:
         _, bob, room_id = await people(daemon)

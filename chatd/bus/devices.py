@@ -81,7 +81,7 @@ def beat_call(keys: Keys, node: str, *, lives: Lives, on_reply: Callable[[Reply]
 
 
 def sum_call(keys: Keys, node: str, user_ids: Sequence[str]) -> Call:
-    return Call(SUM_COUNTS, [keys.nodes, keys.online], [node, keys.hashes, *user_ids])
+    return Call(SUM_COUNTS, [keys.nodes, keys.online, keys.leaving], [node, keys.hashes, *user_ids])
 
 
 def claim_call(keys: Keys, *, grace_ms: int) -> Call:
@@ -118,9 +118,10 @@ class Devices:
         self._links = 0
         self._claims_from_s = 0.0
         self._counts: Counter[str] = Counter()
-        # Users who have appeared on one of these connections, and those of them of whom Redis was told.
+        # Users who have appeared on one of these connections; those of them of whom Redis was told, and forgot it.
         self._appeared: set[str] = set()
         self._known: set[str] = set()
+        self._forgotten: set[str] = set()
         self._mark: bytes = b""
         # Whose count is to be written, with the grace in milliseconds of those who departed.
         self._unwritten: dict[str, int] = {}
@@ -147,6 +148,7 @@ class Devices:
             if user_id in self._appeared:
                 self._appeared.discard(user_id)
                 self._known.discard(user_id)
+                self._forgotten.discard(user_id)
                 self._unwritten[user_id] = int(grace_s * 1000)
 
     def _change(self, user_id: str) -> None:
@@ -174,6 +176,8 @@ class Devices:
         for user_id, grace_ms in changes:
             if user_id in self._appeared:
                 becomes: str | int = "known" if user_id in self._known else "new"
+                if user_id in self._forgotten:
+                    becomes = "quiet"
                 told.append(user_id)
             else:
                 becomes = "-" if grace_ms == NO_GRACE else grace_ms
@@ -181,8 +185,10 @@ class Devices:
 
         def note(reply: Reply) -> None:
             if type(reply) is list:
-                self._mark, news = reply
+                mark, news = reply
+                self._note_mark(mark)
                 self._known.update(user_id for user_id in told if user_id in self._appeared)
+                self._forgotten.difference_update(told)
                 if news:
                     self._on_online([str(user_id, "utf-8") for user_id in news])
             elif reply is None:
@@ -193,6 +199,18 @@ class Devices:
 
         return write_call(self._keys, self._node, triples, lives=self._lives, mark=self._mark, on_reply=note)
 
+    def _note_mark(self, mark: bytes) -> None:
+        """Another mark than before: Redis has forgotten everybody, so it is told again of all, and nobody else is."""
+        if self._mark and mark != self._mark:
+            self._forgotten |= self._known
+            self._write_again()
+        self._mark = mark
+
+    def _write_again(self) -> None:
+        for user_id in self._counts:
+            self._unwritten.setdefault(user_id, NO_GRACE)
+        self._on_change()
+
     def beat(self) -> Call:
         """Say that this node lives. Behind `take` in an exchange, for it looks whether Redis has all of it.
 
@@ -202,9 +220,7 @@ class Devices:
 
         def look(reply: Reply) -> None:
             if type(reply) is int and reply != expected:
-                for user_id in self._counts:
-                    self._unwritten.setdefault(user_id, NO_GRACE)
-                self._on_change()
+                self._write_again()
 
         return beat_call(self._keys, self._node, lives=self._lives, on_reply=look)
 

@@ -49,7 +49,12 @@ class Roll:
         return {user_id: self._counts[user_id] for user_id in user_ids if user_id in self._counts}
 
     def online(self, user_ids: Sequence[str]) -> dict[str, int]:
-        return {user_id: self._counts.get(user_id, 0) for user_id in user_ids if user_id in self._online}
+        now = self._seconds()
+        return {
+            user_id: self._counts.get(user_id, 0)
+            for user_id in user_ids
+            if user_id in self._online and self._leaving.get(user_id, now + 1) > now
+        }
 
     def take_offline(self) -> list[str]:
         """Users whose grace is over."""

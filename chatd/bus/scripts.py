@@ -42,9 +42,9 @@ return 0
 #: Writes a node's counts, and who of its users is seen online by that. KEYS: the node's hash, nodes, online, leaving,
 #: mark. ARGV: the node, how the names of hashes begin, milliseconds that the hash and the roll are kept and after which
 #: somebody online is looked after, the mark that the node knows; then in threes a user, the count (0 is none), and
-#: `new` for one who appeared, `known` for one of whom Redis was told before, a grace in milliseconds for one who
-#: departed, or `-`. Returns the mark, and those whom nobody saw online before; of the known ones only if it was not
-#: Redis who forgot them. One who comes and goes between two calls was never seen.
+#: `new` for one who appeared, `known` for one of whom Redis was told before, `quiet` for one whom it has forgotten, a
+#: grace in milliseconds for one who departed, or `-`. Returns the mark, and those whom nobody saw online before; of the
+#: known ones only if it was not Redis who forgot them. One who comes and goes between two calls was never seen.
 WRITE_COUNTS: Final = Script("""
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -61,11 +61,11 @@ for i = 7, #ARGV, 3 do
     else
         redis.call('HSET', KEYS[1], user, count)
     end
-    if becomes == 'new' or becomes == 'known' then
+    if becomes == 'new' or becomes == 'known' or becomes == 'quiet' then
         is_roll_touched = true
         redis.call('ZREM', KEYS[4], user)
         local is_added = redis.call('ZADD', KEYS[3], 'NX', now_ms + ARGV[5], user) == 1
-        if is_added and (becomes == 'new' or mark == ARGV[6]) then
+        if is_added and (becomes == 'new' or (becomes == 'known' and mark == ARGV[6])) then
             news[#news + 1] = user
         end
     elseif becomes ~= '-' then
@@ -113,7 +113,8 @@ return redis.call('HLEN', KEYS[2])
 """)
 
 #: Adds up the counts of the users ARGV[3] and on, over all nodes of the set KEYS[1] that live but ARGV[1]; ARGV[2] is
-#: how the names of their hashes begin. Behind the sums, for each of them: 1 for one who is online in KEYS[2], else 0.
+#: how the names of their hashes begin. Behind the sums, for each of them: 1 for one who is online in KEYS[2] and whose
+#: grace in KEYS[3], if any, is not over; else 0.
 SUM_COUNTS: Final = Script("""
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -121,7 +122,9 @@ local found = {}
 local users = #ARGV - 2
 for i = 1, users do
     found[i] = 0
-    found[users + i] = redis.call('ZSCORE', KEYS[2], ARGV[i + 2]) and 1 or 0
+    local due = redis.call('ZSCORE', KEYS[3], ARGV[i + 2])
+    local is_over = due and tonumber(due) <= now_ms
+    found[users + i] = redis.call('ZSCORE', KEYS[2], ARGV[i + 2]) and not is_over and 1 or 0
 end
 for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], string.format('(%.0f', now_ms), '+inf')) do
     if node ~= ARGV[1] and users > 0 then

@@ -136,8 +136,6 @@ async def is_online(chat: Chat, user_id: str) -> bool:
 
 async def update_status(chat: Chat, session: Session, message: UpdateStatus) -> Ok:
     """Store what the user says of themselves, and have it told; a message that is absent stays."""
-    if not chat.options.features.presence:
-        raise Refusal("feature_disabled", "Presence is switched off on this server.")
     if message.status_message is not None and not message.status_message.isprintable():
         raise Refusal("bad_message", "`statusMessage` takes at most 140 printable characters.")
     await chat.statuses.set_status(session.user_id, message.status, message.status_message, now_ms=chat.clock())

@@ -13,9 +13,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from chatd.chat.permissions import check_may
-from chatd.errors import Refusal
 from chatd.ids import new_id
 from chatd.protocol import Ok, TypingStart, TypingStop, UserStoppedTyping, UserTyping, encode
+from chatd.store.entries import refusal_while_muted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,6 +96,11 @@ class Typists:
         if now >= typist.started_at + self._options.every_s:
             self._announce(room_id, typist, session)
         self._schedule(room_id, session.user_id, typist)
+
+    def is_news(self, room_id: str, user_id: str) -> bool:
+        """Others would be told of a start now, or later of one that is not told yet."""
+        typist = self._rooms.get(room_id, {}).get(user_id)
+        return typist is None or not typist.is_shown or self._seconds() >= typist.started_at + self._options.every_s
 
     def stop(self, room_id: str, user_id: str) -> None:
         """Somebody has stopped typing, or said what they typed, through any node; harmless where nobody did."""
@@ -222,15 +227,20 @@ class Typists:
 
 
 async def typing_start(chat: Chat, session: Session, message: TypingStart) -> Ok:
-    """Tell the others of a room that the user is typing; only who may send there can."""
-    _check_on(chat)
-    check_may(session.role_in(message.room_id), "send")
-    chat.typists.begin(message.room_id, session)
+    """Tell the others of a room that the user is typing; only who may send there can, and nobody who is muted."""
+    room_id = message.room_id
+    check_may(session.role_in(room_id), "send")
+    if chat.typists.is_news(room_id, session.user_id):
+        standing = await chat.statuses.standing(room_id, session.user_id)
+        if (refusal := refusal_while_muted(standing, chat.clock())) is not None:
+            raise refusal
+        # The membership may have ended meanwhile.
+        check_may(session.role_in(room_id), "send")
+    chat.typists.begin(room_id, session)
     return Ok(id=message.id)
 
 
 async def typing_stop(chat: Chat, session: Session, message: TypingStop) -> Ok:
-    _check_on(chat)
     check_may(session.role_in(message.room_id), "read")
     chat.typists.stop(message.room_id, session.user_id)
     return Ok(id=message.id)
@@ -241,8 +251,3 @@ def who_types(chat: Chat, room_id: str, *, asked_by: str) -> list[str]:
     if not chat.options.features.typing:
         return []
     return [user_id for user_id in chat.typists.named(room_id) if user_id != asked_by]
-
-
-def _check_on(chat: Chat) -> None:
-    if not chat.options.features.typing:
-        raise Refusal("feature_disabled", "Typing is not told on this server; just send your message.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from chatd.records import encode_json, parse_json
+from chatd.store.entries import Standing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +37,12 @@ class Statuses:
         query = self._queries["presence.set_status"]
         params: Params = {"id": user_id, "status": status, "message": message, "now": now_ms}
         await self._database.transaction(lambda tx: tx.run(query, params))
+
+    async def standing(self, room_id: str, user_id: str) -> Standing:
+        """Whether a member of a room, which somebody is known to be, is muted."""
+        params: Params = {"room_id": room_id, "user_id": user_id}
+        row = await self._database.row(self._queries["presence.muted_until"], params)
+        return Standing("member", muted_until_ms=None if row is None else row[0])
 
     async def seen(self, user_ids: Sequence[str], *, max_members: int) -> list[Sight]:
         """Many users in one query; of their rooms those that have no more members, 0 being no limit."""
