@@ -63,15 +63,25 @@ class Site:
 async def open_site(*hosts: str) -> AsyncIterator[Site]:
     """A site on all of these addresses, on one port."""
     async with trio.open_nursery() as nursery:
-        first, *others = hosts or (WORLD,)
-        [listener] = await trio.open_tcp_listeners(0, host=first)
-        site = Site(listener.socket.getsockname()[1])
-        listeners = [listener]
-        for host in others:
-            listeners += await trio.open_tcp_listeners(site.port, host=host)
+        listeners = await _listen(hosts or (WORLD,))
+        site = Site(listeners[0].socket.getsockname()[1])
         nursery.start_soon(partial(trio.serve_listeners, site.answer, listeners))
         yield site
         nursery.cancel_scope.cancel()
+
+
+async def _listen(hosts: Sequence[str]) -> list[trio.SocketListener]:
+    """Listeners on one port of all these addresses; one that is free on the first may be taken on another."""
+    while True:
+        listeners = await trio.open_tcp_listeners(0, host=hosts[0])
+        try:
+            for host in hosts[1:]:
+                listeners += await trio.open_tcp_listeners(listeners[0].socket.getsockname()[1], host=host)
+        except OSError:
+            for listener in listeners:
+                await listener.aclose()
+        else:
+            return listeners
 
 
 def is_world(address: str) -> bool:
