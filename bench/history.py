@@ -1,0 +1,250 @@
+"""How long a page of history takes in a room of a million messages, beside one of ten thousand, in one run.
+
+    python -m bench.history                                 # SQLite, then PostgreSQL if it is there: about a minute
+    python -m bench.history --messages 100000 --rounds 50
+
+Pages are read by chatd's own store, without a daemon, so that nothing of constant cost is in the figures. The rooms
+take turns, so that a disturbance hits both. The ratio of the medians is what counts; at 2.0 a row has failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+from rich.console import Console
+from rich.table import Table
+
+from bench import machine, postgres
+from bench.seed import uuid7
+from chatd.asyncio_loop import open_asyncio_loop
+from chatd.store.messages import NO_SEQ, Messages
+from chatd.store.migrations import migrate, read_migrations
+from chatd.store.postgres import open_postgres
+from chatd.store.queries import Queries, Query
+from chatd.store.sqlite import open_sqlite
+
+if TYPE_CHECKING:
+    from chatd.store.database import Database, Transaction
+
+LARGE, SMALL = 1_000_000, 10_000
+PAGE = 51
+#: A row whose pages take so many times as long in the larger room has failed.
+MOST = 2.0
+#: Messages that one transaction writes.
+CHUNK = 50_000
+WRITERS = 100
+#: Every so many messages one is a reply to the first of its thousand, one has reactions, one is pinned.
+REPLIES, REACTED, PINNED = 50, 20, 200
+
+USER = """INSERT INTO users (id, email, username, username_key, password_hash, created_at, updated_at)
+          VALUES (:id, :id, :id, :id, '', 1, 1)"""
+ROOM = """INSERT INTO rooms (id, kind, name, created_at, updated_at, last_seq, message_count)
+          VALUES (:id, 'public', 'history', 1, 1, :messages, :messages)"""
+NUMBERS = {
+    "sqlite": "WITH RECURSIVE n (n) AS (SELECT :first UNION ALL SELECT n + 1 FROM n WHERE n < :last)",
+    "postgres": "WITH n (n) AS (SELECT generate_series(CAST(:first AS bigint), CAST(:last AS bigint)))",
+}
+FILL = """INSERT INTO messages (id, room_id, seq, count_in_room, sender_id, message_type, content, reply_to, created_at,
+                      pinned_at, reactions)
+{numbers}
+SELECT :room_id || '-' || n, :room_id, n, n, 'user' || (n % {writers}), 'text',
+       'This is message ' || n || ' of a long conversation about all sorts of things.',
+       CASE WHEN n % {replies} = 1 THEN :room_id || '-' || (n - n % 1000) END, n,
+       CASE WHEN n % {pinned} = 0 AND n <= {pinned} * 50 THEN n END,
+       CASE WHEN n % {reacted} = 0 THEN '[{{"emoji":"+","count":1,"userIds":["user1"]}}]' END
+FROM n"""
+
+
+class Room(NamedTuple):
+    """A room that is filled."""
+
+    id: str
+    messages: int
+
+
+Read = Callable[[Messages, Room, random.Random], Awaitable[Sequence[object]]]
+
+
+async def _newest(messages: Messages, room: Room, _: random.Random) -> Sequence[object]:
+    return await messages.before(room.id, NO_SEQ, limit=PAGE)
+
+
+async def _middle(messages: Messages, room: Room, rand: random.Random) -> Sequence[object]:
+    middle = room.messages // 2 + rand.randrange(room.messages // 10)
+    return await messages.before(room.id, middle, limit=PAGE)
+
+
+async def _backwards(messages: Messages, room: Room, rand: random.Random) -> Sequence[object]:
+    return await messages.before(room.id, rand.randrange(PAGE, room.messages), limit=PAGE)
+
+
+async def _forwards(messages: Messages, room: Room, rand: random.Random) -> Sequence[object]:
+    return await messages.after(room.id, rand.randrange(room.messages - PAGE), limit=PAGE)
+
+
+async def _thread(messages: Messages, room: Room, rand: random.Random) -> Sequence[object]:
+    root = 1000 * rand.randrange(1, room.messages // 1000)
+    return await messages.replies_after(room.id, f"{room.id}-{root}", 0, limit=PAGE)
+
+
+async def _pins(messages: Messages, room: Room, _: random.Random) -> Sequence[object]:
+    return await messages.pinned(room.id, limit=PAGE)
+
+
+async def _replay(messages: Messages, room: Room, rand: random.Random) -> Sequence[object]:
+    return await messages.events_after(room.id, rand.randrange(room.messages - PAGE), PAGE)
+
+
+READS: dict[str, Read] = {
+    "the newest page": _newest,
+    "a page from the middle": _middle,
+    "a page before a cursor": _backwards,
+    "a page after a cursor": _forwards,
+    "a thread": _thread,
+    "pins": _pins,
+    "missed events": _replay,
+}
+
+
+class Row(NamedTuple):
+    """What one kind of page took, in milliseconds: the medians of both rooms, and the slowest hundredth."""
+
+    name: str
+    small_ms: float
+    large_ms: float
+    small_p99_ms: float
+    large_p99_ms: float
+
+    @property
+    def ratio(self) -> float:
+        return self.large_ms / self.small_ms
+
+
+async def fill(database: Database, room: Room, report: Callable[[int], None]) -> None:
+    """Make a room with its messages."""
+    params = {"writers": WRITERS, "replies": REPLIES, "pinned": PINNED, "reacted": REACTED}
+    text = FILL.format(numbers=NUMBERS[database.dialect], **params)
+    add: dict[str, str | int] = {"id": room.id, "messages": room.messages}
+    await database.transaction(lambda tx: tx.run(Query("bench.room", ROOM), add))
+    for first in range(1, room.messages + 1, CHUNK):
+        last = min(first + CHUNK - 1, room.messages)
+        stretch: dict[str, str | int] = {"room_id": room.id, "first": first, "last": last}
+        await database.transaction(partial(_run, query=Query("bench.fill", text), params=stretch))
+        report(last)
+
+
+async def _run(tx: Transaction, *, query: Query, params: dict[str, str | int]) -> int:
+    return await tx.run(query, params)
+
+
+async def measure(messages: Messages, small: Room, large: Room, *, rounds: int) -> list[Row]:
+    """Read every kind of page of both rooms in turn."""
+    rows = []
+    rand = random.Random(1)
+    for name, read in READS.items():
+        took: dict[Room, list[float]] = {small: [], large: []}
+        for number in range(rounds + rounds // 10 + 1):
+            for room in (small, large) if number % 2 else (large, small):
+                began = time.perf_counter()
+                found = await read(messages, room, rand)
+                seconds = time.perf_counter() - began
+                assert found, f"{name}: nothing was found"
+                # The first ones find nothing in memory.
+                if number > rounds // 10:
+                    took[room].append(1000 * seconds)
+        medians = [statistics.median(took[room]) for room in (small, large)]
+        slowest = [sorted(took[room])[-max(1, rounds // 100)] for room in (small, large)]
+        rows.append(Row(name, medians[0], medians[1], slowest[0], slowest[1]))
+    return rows
+
+
+@asynccontextmanager
+async def open_filled(
+    database: Database, small: int, large: int, console: Console
+) -> AsyncIterator[tuple[Messages, Room, Room]]:
+    """A migrated database with two rooms."""
+    queries = Queries(database.dialect)
+    await migrate(database, queries, read_migrations(database.dialect))
+    for number in range(WRITERS):
+        await database.transaction(partial(_run, query=Query("bench.user", USER), params={"id": f"user{number}"}))
+    rooms = [Room(uuid7(), count) for count in (small, large)]
+    began = time.perf_counter()
+    for room in rooms:
+        with console.status(f"{database.dialect}: filling a room with {room.messages} messages") as status:
+            await fill(database, room, lambda last: status.update(f"{database.dialect}: {last} messages"))
+    await database.transaction(lambda tx: tx.script("ANALYZE"))
+    console.print(f"{database.dialect}: filled in {time.perf_counter() - began:.1f} s")
+    yield Messages(database, queries), rooms[0], rooms[1]
+
+
+async def run(kind: str, url: str, options: argparse.Namespace, console: Console) -> list[Row]:
+    """Measure one kind of database; `url` is a folder or a PostgreSQL."""
+    if kind == "sqlite":
+        async with (
+            open_sqlite(Path(url) / "chatd.db", readers=2) as database,
+            open_filled(database, options.small, options.messages, console) as (messages, small, large),
+        ):
+            return await measure(messages, small, large, rounds=options.rounds)
+    async with (
+        open_asyncio_loop(),
+        open_postgres(url, pool_min=1, pool_max=3, timeout_s=600) as opened,
+        open_filled(opened, options.small, options.messages, console) as (messages, small, large),
+    ):
+        return await measure(messages, small, large, rounds=options.rounds)
+
+
+def print_rows(kind: str, rows: Sequence[Row], options: argparse.Namespace, console: Console) -> None:
+    table = Table(title=f"{kind}: milliseconds a page of {PAGE}, median (slowest hundredth)")
+    for heading in ("", f"{options.small:,} messages", f"{options.messages:,}", "ratio"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for row in rows:
+        small = f"{row.small_ms:.2f} ({row.small_p99_ms:.2f})"
+        table.add_row(row.name, small, f"{row.large_ms:.2f} ({row.large_p99_ms:.2f})", f"{row.ratio:.2f}")
+    console.print(table)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """0: every page of the large room took less than twice that of the small one; 1: some took longer."""
+    parser = argparse.ArgumentParser(prog="python -m bench.history", description=__doc__.partition("\n")[0])
+    parser.add_argument("--messages", type=int, default=LARGE, metavar="N", help="of the large room (%(default)s)")
+    parser.add_argument("--small", type=int, default=SMALL, metavar="N", help="of the small room (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=300, metavar="N", help="pages of each kind (%(default)s)")
+    parser.add_argument("--postgres", metavar="URL", help="an empty database to use instead of a private server's")
+    parser.add_argument("--only", choices=("sqlite", "postgres"), help="one kind of database")
+    options = parser.parse_args(arguments)
+    console = Console(highlight=False)
+    kinds = [options.only] if options.only else ["sqlite", "postgres"]
+    found: list[Row] = []
+    for kind in kinds:
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chatd-history-")))
+            url = str(folder)
+            if kind == "postgres":
+                url = options.postgres or _open_postgres(stack, folder)
+            rows = trio.run(run, kind, url, options, console)
+        print_rows(kind, rows, options, console)
+        found += rows
+    return int(any(row.ratio >= MOST for row in found))
+
+
+def _open_postgres(stack: ExitStack, folder: Path) -> str:
+    if (lacking := postgres.ensure_installed()) is not None:
+        raise SystemExit(lacking)
+    # Its server runs as a user of its own, who has to get there.
+    folder.chmod(0o755)
+    return stack.enter_context(postgres.open_postgres(folder, cores=machine.cores().database)).url
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
