@@ -1,7 +1,7 @@
 """What clients may send: each message a struct, its lengths and ranges checked while it is decoded.
 
 Names are snake case here and camel case on the wire. `protocol` gathers these and hands them on; nobody else imports
-this module. What has no rule yet is decoded too. Source: spec/protocol.md.
+this module. Source: spec/protocol.md.
 """
 
 from __future__ import annotations

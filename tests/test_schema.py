@@ -16,7 +16,7 @@ from chatd.chat.routes import ROUTES
 from chatd.errors import STATUS
 from chatd.protocol import ClientMessage, ServerMessage, wire_name
 from tests.daemon import open_daemon
-from tests.test_main import run_process
+from tests.shell import run_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a WebSocket client is answered, over real sockets: tokens, faulty messages, what has no rule yet, defects."""
+"""What a WebSocket client is answered, over real sockets: tokens, faulty messages, defects."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import json
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import jwt
 import pytest
@@ -17,7 +17,7 @@ from chatd.chat.dispatch import RULES, Rule
 from chatd.clock import wall_clock_ms
 from chatd.config import Secret
 from chatd.identity.tokens import MAX_TOKEN_CHARACTERS, Tokens
-from chatd.protocol import CLIENT_TYPES, GetHistory
+from chatd.protocol import ClientMessage, GetHistory
 from tests.daemon import ON_BOTH_BACK_ENDS, ON_EMBEDDED, Daemon, open_daemon
 from tests.logs import own_logging
 from tests.rawclient import TEXT, frame, message, open_raw
@@ -202,23 +202,8 @@ async def test_faulty_messages_are_answered_and_the_connection_stays(daemon: Dae
         assert whole["type"] == "message_ack"
 
 
-#: What has no rule yet.
-WITHOUT_RULE: dict[str, dict[str, object]] = {
-    "send_dm": {"recipientId": "u", "content": "x"},
-    "mark_as_read": {"roomId": "r"},
-    "typing_start": {"roomId": "r"},
-    "typing_stop": {"roomId": "r"},
-    "update_status": {"status": "away"},
-}
-
-
-async def test_message_without_a_rule_is_answered_as_a_feature_that_is_off(daemon: Daemon) -> None:
-    assert len(WITHOUT_RULE) == len(CLIENT_TYPES) - len(RULES)
-    ada = await daemon.register("ada")
-    async with daemon.connect(ada) as client:
-        for kind, fields in WITHOUT_RULE.items():
-            told = await client.ask(type=kind, **fields)
-            assert (told["type"], told["code"], told["temporary"]) == ("error", "feature_disabled", False)
+def test_every_message_has_a_rule() -> None:
+    assert RULES.keys() == set(get_args(ClientMessage))
 
 
 # A defect

@@ -72,21 +72,13 @@ RULES: Final[dict[type, Rule]] = {
 }
 
 
-async def no_rule(_chat: Chat, _session: Session, _message: object) -> None:
-    """Refuse what the protocol has and this server has not."""
-    raise Refusal("feature_disabled", "This server does not do that yet.")
-
-
-NO_RULE: Final = Rule(no_rule)
-
-
 async def dispatch(chat: Chat, session: Session, text: str) -> None:
     """Answer one text frame. Never raises a `Refusal`; anything else that it raises is a defect."""
-    request_id, rule = None, NO_RULE
+    request_id, rule = None, None
     try:
         message = decode(text)
         request_id = message.id
-        rule = RULES.get(type(message), NO_RULE)
+        rule = RULES[type(message)]
         _check_price(chat, session, rule)
         if not session.has_arrived and not rule.before_authentication:
             raise Refusal("unauthenticated", 'Send {"type":"authenticate","token":"…"} first.')
@@ -97,7 +89,7 @@ async def dispatch(chat: Chat, session: Session, text: str) -> None:
     except BadMessage as refusal:
         send_error(chat, session, refusal, request_id=refusal.request_id)
     except Refusal as refusal:
-        if rule.price == "own" and refusal.code != "rate_limited":
+        if rule is not None and rule.price == "own" and refusal.code != "rate_limited":
             session.requests_full_at, _ = spend(session.requests_full_at, chat.seconds(), chat.rates.requests)
         send_error(chat, session, refusal, request_id=request_id)
 
