@@ -22,6 +22,7 @@ from chatd.bus.local import LocalBus
 from chatd.bus.port import Event, Notice
 from chatd.chat.arrival import listen_to_rooms
 from chatd.chat.context import Arrival, Chat
+from chatd.chat.delivered import Deliveries
 from chatd.chat.session import Line, Session
 from chatd.chat.sessions import Sessions
 from chatd.config import ResumeOptions, WebSocketOptions
@@ -252,6 +253,7 @@ async def open_node(*rooms: str, options: HubOptions = USUAL, subscribing_s: flo
                 messages=history,
                 arrivals=arrivals,
                 missed=missed,
+                deliveries=Deliveries(hub),
                 sessions=Sessions(hub, bus, follow=followers.queue, look_again=second_looks.queue),
                 options=SimpleNamespace(websocket=WebSocketOptions(), resume=ResumeOptions()),
             ),
