@@ -82,6 +82,7 @@ class Features(Struct, frozen=True, kw_only=True):
     notifications: bool = True
     search: bool = True
     profiles: bool = True
+    uploads: bool = True
 
 
 class ServerOptions(Struct, frozen=True, kw_only=True):
@@ -259,7 +260,7 @@ class ReceiptOptions(Struct, frozen=True, kw_only=True):
     read_max_members: Limit = 500
     delivered_max_members: Limit = 50
     delivered_every_s: Seconds = 1
-    delivered_per_second: Positive = 1000
+    delivered_per_second: Positive = 500
 
 
 class MessageOptions(Struct, frozen=True, kw_only=True):
@@ -306,14 +307,27 @@ class ResumeOptions(Struct, frozen=True, kw_only=True):
     max_events: Positive = 10_000
 
 
+FileKind: TypeAlias = Literal["jpeg", "png", "gif", "webp", "pdf", "txt", "markdown", "zip"]
+
+
 class UploadOptions(Struct, frozen=True, kw_only=True):
     """Files that users send. `configfile` fills in `dir` where it is empty."""
 
     dir: str = ""
+    kinds: tuple[FileKind, ...] = ("jpeg", "png", "gif", "webp", "pdf", "txt", "markdown", "zip")
     max_bytes: Positive = 10_485_760
+    total_s: Annotated[float, Meta(gt=0, le=3600)] = 600
     quota_bytes: Limit = 1_073_741_824
+    at_once: Positive = 200
+    at_once_per_user: Positive = 4
+    keep_unshown_hours: Positive = 24
+    link_hours: Annotated[int, Meta(ge=1, le=720)] = 24
     image_width: Annotated[int, Meta(ge=16, le=16_384)] = 2000
     thumbnail_width: Annotated[int, Meta(ge=16, le=4096)] = 300
+    image_pixels: Positive = 50_000_000
+    image_memory_bytes: Annotated[int, Meta(ge=2**28, le=2**40)] = 1_073_741_824
+    image_s: Annotated[float, Meta(gt=0, le=600)] = 30
+    images_at_once: Annotated[int, Meta(ge=1, le=64)] = 2
 
 
 class TelemetryOptions(Struct, frozen=True, kw_only=True):

@@ -32,7 +32,7 @@ RETRY_S: Final = 1.0
 #: Seconds between two looks at who is offline by now.
 CLAIM_S: Final = 1.0
 #: Seconds between two parts of what was delivered.
-PART_S: Final = 0.1
+PART_S: Final = 0.5
 
 
 class Bell:
@@ -85,7 +85,7 @@ async def time_typing(chat: Chat, bell: Bell) -> None:
 
 
 async def tell_delivered(chat: Chat) -> None:
-    """Now and then look what was delivered, and store and tell it in small parts, so that nobody waits for it."""
+    """Now and then look what was delivered, and store and tell it in parts, so that nobody waits for it."""
     is_waiting = False
     while True:
         await trio.sleep(chat.options.receipts.delivered_every_s)

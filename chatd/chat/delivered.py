@@ -155,15 +155,13 @@ async def tell(chat: Chat, count: int) -> None:
     if not chat.options.features.receipts:
         chat.deliveries.forget()
     marks = chat.deliveries.take(count, max_members=options.delivered_max_members)
-    moved: list[Mark] = []
+    if not marks.delivered and not marks.written:
+        return
     now_ms = chat.clock()
     try:
-        if marks.written:
-            await chat.receipts.read(marks.written, now_ms=now_ms)
-        if marks.delivered:
-            moved = await chat.receipts.deliver(
-                marks.delivered, max_members=options.delivered_max_members, now_ms=now_ms
-            )
+        moved = await chat.receipts.deliver(
+            marks.delivered, max_members=options.delivered_max_members, now_ms=now_ms, read=marks.written
+        )
     except BaseException:
         chat.deliveries.put_back(marks)
         raise

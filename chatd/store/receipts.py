@@ -13,7 +13,7 @@ from chatd.records import encode_json, parse_json
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from chatd.store.database import Database, Params
+    from chatd.store.database import Database, Params, Row, Transaction
     from chatd.store.queries import Queries
 
 
@@ -66,11 +66,22 @@ class Receipts:
         rows = await self._database.transaction(lambda tx: tx.rows(query, params))
         return {(room_id, user_id): Read(seq, count) for room_id, user_id, seq, count in rows}
 
-    async def deliver(self, marks: Iterable[Mark], *, max_members: int, now_ms: int) -> list[Mark]:
-        """Move delivered cursors in rooms of up to so many members (0: in all); those that moved."""
-        params: Params = {"marks": encode_json(list(marks)).decode(), "max_members": max_members, "now": now_ms}
-        query = self._queries["receipts.deliver"]
-        return [Mark(*row) for row in await self._database.transaction(lambda tx: tx.rows(query, params))]
+    async def deliver(
+        self, marks: Sequence[Mark], *, max_members: int, now_ms: int, read: Sequence[Mark] = ()
+    ) -> list[Mark]:
+        """Move delivered cursors in rooms of up to so many members (0: in all); those that moved.
+
+        In the same transaction read cursors move, of which nobody is told.
+        """
+        delivered: Params = {"marks": encode_json(marks).decode(), "max_members": max_members, "now": now_ms}
+        silently: Params = {"marks": encode_json(read).decode(), "now": now_ms}
+
+        async def work(tx: Transaction) -> list[Row]:
+            if read:
+                await tx.rows(self._queries["receipts.read"], silently)
+            return await tx.rows(self._queries["receipts.deliver"], delivered) if marks else []
+
+        return [Mark(*row) for row in await self._database.transaction(work)]
 
     async def readers(self, room_ids: Sequence[str], *, limit: int) -> dict[str, dict[str, int]]:
         """The read cursors of each room's members by their ids, of those `limit` that moved last."""
