@@ -25,7 +25,7 @@ log = telemetry.get_logger(__name__)
 
 #: Seconds in which events gather, and events of which notifications are made together.
 GATHER_S: Final = 0.1
-AT_ONCE: Final = 200
+AT_ONCE: Final = 100
 #: Seconds between two tries while the database is out.
 RETRY_S: Final = 1.0
 #: Seconds for what is left at the end.
@@ -37,8 +37,9 @@ async def make_notifications(chat: Chat, bell: Bell) -> None:
     is_waiting = False
     while True:
         await bell.wait_rung()
-        while chat.notifier.has_work:
-            await trio.sleep(GATHER_S)
+        while chat.notifier.waiting:
+            if chat.notifier.waiting < AT_ONCE:
+                await trio.sleep(GATHER_S)
             is_waiting = not await _make_some(chat, is_waiting=is_waiting)
             if is_waiting:
                 await trio.sleep(RETRY_S)
@@ -71,5 +72,5 @@ async def open_notifier(chat: Chat, bell: Bell) -> AsyncIterator[None]:
         yield
         nursery.cancel_scope.cancel()
     with trio.move_on_after(LAST_S):
-        while chat.notifier.has_work and await _make_some(chat, is_waiting=False):
+        while chat.notifier.waiting and await _make_some(chat, is_waiting=False):
             pass

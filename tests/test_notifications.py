@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
+from chatd import telemetry
 from chatd.bus.port import Event
 from chatd.chat.notifications import MAX_WAITING, Notifier
+from chatd.errors import Unavailable
 from chatd.ids import new_id
-from chatd.store.notifications import Concern, Notifications
+from chatd.store.database import Conflict
+from chatd.store.notifications import Concern, NotificationRow, Notifications
 from chatd.store.queries import Query
 from tests.counting import CountedDatabase
 from tests.daemon import ON_BOTH_BACK_ENDS, Client, Daemon, SignedIn, open_daemon
+from tests.logs import own_logging
 from tests.stores import post
 from tests.test_cluster import open_nodes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
     from chatd.store.accounts import Account
+    from chatd.store.database import Row, Transaction, Value
     from tests.stores import Store
 
 both = ON_BOTH_BACK_ENDS
@@ -287,6 +293,60 @@ async def test_what_was_noted_before_a_stop_is_stored_still(tmp_path: Path) -> N
         assert len((await page(daemon, bob))["notifications"]) == 2
 
 
+async def test_what_cannot_be_stored_now_is_stored_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add, tries = Notifications.add, 0
+
+    async def add_at_last(self: Notifications, concerns: Sequence[Concern], *, now_ms: int) -> list[NotificationRow]:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise Unavailable("The test has cut the line.")
+        return await add(self, concerns, now_ms=now_ms)
+
+    monkeypatch.setattr("chatd.notifier.RETRY_S", 0.01)
+    monkeypatch.setattr(Notifications, "add", add_at_last)
+    async with open_daemon(tmp_path) as daemon:
+        ada, bob = await people(daemon, "ada", "bob")
+        room = await daemon.create_room(ada, members=[bob.id])
+        async with daemon.connect(ada) as client:
+            await say(client, room, "one @bob")
+            await say(client, room, "two @bob")
+        assert [one.get("excerpt") for one in await wait_for(daemon, bob, 3)] == ["two @bob", "one @bob", None]
+        assert tries >= 3
+
+
+async def test_batch_that_is_a_defect_does_not_stop_the_next_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object, **__: object) -> list[NotificationRow]:
+        raise Conflict("a deliberate defect")
+
+    with own_logging():
+        telemetry.configure_logging("error", "json", log := StringIO())
+        async with open_daemon(tmp_path) as daemon:
+            ada, bob = await people(daemon, "ada", "bob")
+            with monkeypatch.context() as patch:
+                patch.setattr(Notifications, "add", fail)
+                room = await daemon.create_room(ada, members=[bob.id])
+                with trio.fail_after(5):
+                    while "notifications_failed" not in log.getvalue():  # noqa: ASYNC110 - a log wakes nobody
+                        await trio.sleep(0.01)
+            async with daemon.connect(ada) as client:
+                await say(client, room, "hello @bob")
+            assert len(await wait_for(daemon, bob, 1)) == 1
+
+
+@both
+async def test_switched_off_none_are_made(tmp_path: Path, back_ends: str) -> None:
+    async with open_daemon(tmp_path, SERVER_FEATURES_NOTIFICATIONS="false", limits=False) as daemon:
+        ada, bob = await people(daemon, "ada", "bob")
+        room = await daemon.create_room(ada, members=[bob.id])
+        async with daemon.connect(ada) as client:
+            await say(client, room, "hello @bob")
+    async with open_daemon(tmp_path, limits=False) as daemon:
+        assert (await page(daemon, bob))["notifications"] == []
+
+
 # The queue
 
 
@@ -300,7 +360,7 @@ def test_only_what_may_concern_somebody_waits() -> None:
     for body in (b'{"type":"new_message","message":{"content":"hello"}}', b"{}"):
         notifier.note(event(body))
         notifier.note(event(b"@", "message_edited"))
-    assert not notifier.has_work
+    assert not notifier.waiting
     assert not rung
     some = [event(b"@"), event(b'"replyTo":""'), event(b'{"type":"new_dm"}'), event(b"{}", "reaction_added")]
     for one in some:
@@ -355,6 +415,23 @@ async def test_batch_is_two_statements_whatever_its_size(store: Store) -> None:
     concerns = [Concern("mention", room, message, users[0].id, target=f"user{number}") for number in range(1, 30)]
     assert len(await notifications.add(concerns, now_ms=1)) == 29
     assert asked == {"notifications.reached": 1, "notifications.add": 1}
+
+
+async def test_list_and_count_come_by_index(store: Store) -> None:
+    how = {"sqlite": "EXPLAIN QUERY PLAN ", "postgres": "EXPLAIN "}[store.database.dialect]
+    known: dict[str, Value] = {"user_id": "u", "before": "g", "limit": 50}
+    for name in ("notifications.page", "notifications.unread", "notifications.forget"):
+        plan = Query("test.plan", how + store.queries[name].text)
+        params = {key: known[key] for key in plan.parameters}
+
+        async def work(tx: Transaction, plan: Query = plan, params: dict[str, Value] = params) -> list[Row]:
+            if store.database.dialect == "postgres":
+                await tx.script("SET LOCAL enable_seqscan = off")
+            return await tx.rows(plan, params)
+
+        lines = [str(row[-1]) for row in await store.database.transaction(work)]
+        assert any("notifications" in line for line in lines)
+        assert not [line for line in lines if "Seq Scan on notifications" in line or "SCAN notifications" in line]
 
 
 async def test_old_ones_are_forgotten(store: Store) -> None:

@@ -18,6 +18,7 @@ from chatd.config import ConfigError
 from chatd.configfile import LIVE, differing_options, known_options, load_config, with_live_options
 from chatd.server import serve
 from tests.daemon import Daemon, Program, environment, start_program
+from tests.logs import own_logging
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -44,7 +45,6 @@ class Reloadable:
 @asynccontextmanager
 async def open_reloadable(folder: Path, text: str = "") -> AsyncIterator[Reloadable]:
     path, log = folder / "chatd.toml", StringIO()
-    telemetry.configure_logging("info", "json", log)
     path.write_text(text, encoding="utf-8")
     # No limits in the environment, which would win over the file.
     variables = environment(folder / "data", limits=True)
@@ -55,14 +55,18 @@ async def open_reloadable(folder: Path, text: str = "") -> AsyncIterator[Reloada
         is_listening.set()
 
     config = load_config(path, variables)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(serve, config, on_listening, stop=stop, reread=lambda: load_config(path, variables)))
-        with trio.fail_after(10):
-            await is_listening.wait()
-        try:
-            yield Reloadable(Daemon(ports[0], ports[1], folder / "data", stop=stop), path, log)
-        finally:
-            stop.set()
+    with own_logging():
+        telemetry.configure_logging("info", "json", log)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                partial(serve, config, on_listening, stop=stop, reread=lambda: load_config(path, variables))
+            )
+            with trio.fail_after(10):
+                await is_listening.wait()
+            try:
+                yield Reloadable(Daemon(ports[0], ports[1], folder / "data", stop=stop), path, log)
+            finally:
+                stop.set()
 
 
 async def test_changed_limits_hold_for_those_who_are_connected(tmp_path: Path) -> None:

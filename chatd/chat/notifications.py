@@ -62,8 +62,8 @@ class Notifier:
         self._on_work()
 
     @property
-    def has_work(self) -> bool:
-        return bool(self._waiting)
+    def waiting(self) -> int:
+        return len(self._waiting)
 
     def take(self, count: int) -> list[Event | Concern]:
         """The oldest so many; they are the caller's to make notifications of, or to put back."""

@@ -9,48 +9,47 @@ WITH wanted AS (
            entry.value ->> 3 AS message_id, entry.value ->> 4 AS actor_id, entry.value ->> 5 AS target
     FROM json_each(:wanted) AS entry
 ), reached AS (
-    SELECT wanted.n, users.id AS user_id
+    SELECT wanted.*, users.id AS user_id
     FROM wanted JOIN users ON users.username_key = wanted.target WHERE wanted.kind = 'mention'
     UNION ALL
-    SELECT wanted.n, messages.sender_id
+    SELECT wanted.*, messages.sender_id
     FROM wanted JOIN messages ON messages.id = wanted.target AND messages.room_id = wanted.room_id
     WHERE wanted.kind IN ('reply', 'reaction')
     UNION ALL
-    SELECT wanted.n, room_members.user_id
+    SELECT wanted.*, room_members.user_id
     FROM wanted JOIN room_members ON room_members.room_id = wanted.room_id WHERE wanted.kind = 'direct'
     UNION ALL
-    SELECT wanted.n, wanted.target FROM wanted WHERE wanted.kind = 'invitation'
+    SELECT wanted.*, wanted.target FROM wanted WHERE wanted.kind = 'invitation'
 )
 SELECT reached.n, reached.user_id, rooms.name, messages.seq, actors.username,
        CASE WHEN messages.deleted_at IS NULL THEN SUBSTR(messages.content, 1, 140) END
 FROM reached
-JOIN wanted ON wanted.n = reached.n
-JOIN rooms ON rooms.id = wanted.room_id AND rooms.deleted_at IS NULL
+JOIN rooms ON rooms.id = reached.room_id AND rooms.deleted_at IS NULL
 JOIN users ON users.id = reached.user_id AND users.disabled_at IS NULL
-JOIN users AS actors ON actors.id = wanted.actor_id
-LEFT JOIN messages ON messages.id = wanted.message_id
-LEFT JOIN room_members ON room_members.room_id = wanted.room_id AND room_members.user_id = reached.user_id
-WHERE reached.user_id <> wanted.actor_id
+JOIN users AS actors ON actors.id = reached.actor_id
+LEFT JOIN messages ON messages.id = reached.message_id
+LEFT JOIN room_members ON room_members.room_id = reached.room_id AND room_members.user_id = reached.user_id
+WHERE reached.user_id <> reached.actor_id
   AND (
-      wanted.kind = 'invitation'
-      OR (room_members.notify = 'all' AND (wanted.kind <> 'direct' OR messages.seq > room_members.read_seq))
-      OR (room_members.notify = 'mentions' AND wanted.kind IN ('mention', 'reply'))
+      reached.kind = 'invitation'
+      OR (room_members.notify = 'all' AND (reached.kind <> 'direct' OR messages.seq > room_members.read_seq))
+      OR (room_members.notify = 'mentions' AND reached.kind IN ('mention', 'reply'))
   )
   AND NOT EXISTS (
       SELECT 1 FROM user_blocks
-      WHERE user_blocks.user_id = reached.user_id AND user_blocks.blocked_id = wanted.actor_id
+      WHERE user_blocks.user_id = reached.user_id AND user_blocks.blocked_id = reached.actor_id
   )
-  AND NOT EXISTS (
+  AND NOT (reached.kind IN ('direct', 'reaction', 'invitation') AND EXISTS (
       SELECT 1
       FROM notifications AS told LEFT JOIN messages AS before ON before.id = told.message_id
-      WHERE told.user_id = reached.user_id AND told.room_id = wanted.room_id AND told.kind = wanted.kind
+      WHERE told.user_id = reached.user_id AND told.room_id = reached.room_id AND told.kind = reached.kind
         AND told.read_at IS NULL
         AND (
-            (wanted.kind = 'direct' AND before.seq > room_members.read_seq)
-            OR (wanted.kind = 'reaction' AND told.message_id = wanted.message_id AND told.actor_id = wanted.actor_id)
-            OR wanted.kind = 'invitation'
+            (reached.kind = 'direct' AND before.seq > room_members.read_seq)
+            OR (reached.kind = 'reaction' AND told.message_id = reached.message_id AND told.actor_id = reached.actor_id)
+            OR reached.kind = 'invitation'
         )
-  )
+  ))
 ORDER BY reached.n;
 
 -- name: add
