@@ -49,6 +49,8 @@ async def test_added_user_hears_the_room_at_once_and_the_room_of_them(daemon: Da
             "type": "user_joined", "roomId": room_id, "seq": 1, "userId": bob.id, "username": "bob", "online": True,
         }  # fmt: skip
         assert await owner.wait_for("user_joined") == joined
+        for client in (phone, laptop):
+            assert await client.wait_for("user_joined") == joined
         await owner.ask(type="send_message", roomId=room_id, content="welcome")
         for client in (phone, laptop):
             assert (await client.wait_for("new_message"))["message"]["content"] == "welcome"

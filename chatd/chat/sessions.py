@@ -19,6 +19,10 @@ from chatd.records import parse_json
 if TYPE_CHECKING:
     from chatd.bus.hub import Hub
     from chatd.bus.port import Bus, Event
+    from chatd.bus.room import ActiveRoom
+
+#: Bytes of an own `user_joined`, at most.
+MAX_JOINED_BYTES: Final = 4096
 
 #: Called for a session of which the store is to be asked: whether it hears a room, or everything that it is told.
 Follow = Callable[[Session, str], None]
@@ -45,6 +49,15 @@ def notice_of(event: Event) -> Notice | None:
         # Who may not send for a while is known to the journal.
         return None
     return Notice(kind, event.subject or "", event.room_id, event.seq, role=role)
+
+
+def _start(room: ActiveRoom, session: Session, seq: int) -> int:
+    """Behind which seq who was made a member at this one hears the room: their own joining is theirs to hear."""
+    newest = room.tail[-1] if room.tail else None
+    is_own = (
+        newest is not None and newest.seq == seq and newest.kind == "user_joined" and newest.subject == session.user_id
+    )
+    return seq - 1 if is_own else seq
 
 
 class Sessions:
@@ -194,7 +207,7 @@ class Sessions:
             role is not None
             and room is not None
             and room.position <= seq
-            and self._hub.listen(session, room_id, after=seq)
+            and self._hub.listen(session, room_id, after=_start(room, session, seq), max_bytes=MAX_JOINED_BYTES)
         ):
             # Nothing has to be read: whatever ended the membership since is still to be heard.
             session.enter(room_id, role, seq)
