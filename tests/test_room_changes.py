@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.daemon import ON_BOTH_BACK_ENDS, Daemon, SignedIn, open_daemon
+from chatd.client import open_client
+from chatd.configfile import load_config
+from chatd.protocol import RoomUpdated, UserLeft
+from chatd.verify.findings import Findings
+from chatd.verify.stays import Rules
+from chatd.verify.verification import find_logs, verify
+from tests.daemon import ON_BOTH_BACK_ENDS, Daemon, SignedIn, environment, open_daemon
 from tests.matrix import MISSING
 
 if TYPE_CHECKING:
@@ -154,3 +160,29 @@ async def test_place_in_a_deleted_room_does_not_count_for_its_members(tmp_path: 
         assert refused.json()["code"] == "limit_reached"
         await daemon.http("DELETE", f"/api/rooms/{room_id}", token=ada.token)
         await daemon.create_room(ada)
+
+
+async def test_checker_knows_that_everybody_has_left_a_deleted_room(tmp_path: Path) -> None:
+    log = tmp_path / "bob.ndjson"
+    async with open_daemon(tmp_path / "data") as daemon:
+        ada, bob = await daemon.register("ada"), await daemon.register("bob")
+        room_id = await daemon.create_room(ada, members=[bob.id])
+        kicking = await daemon.create_room(ada, members=[bob.id])
+        async with open_client(daemon.ws_url, token=bob.token, record=log) as client:
+            with client.room(room_id) as events, client.room(kicking) as others:
+                await client.send(room_id, "hello", client_message_id="1")
+                await daemon.http("DELETE", f"/api/rooms/{kicking}/members/{bob.id}", token=ada.token)
+                async for event in others:
+                    if isinstance(event, UserLeft):
+                        break
+                await daemon.http("DELETE", f"/api/rooms/{room_id}", token=ada.token)
+                async for event in events:
+                    if isinstance(event, RoomUpdated):
+                        break
+            assert room_id not in client.checkpoint().rooms
+            findings = Findings()
+            config = load_config(None, environment(tmp_path / "data"))
+            rules = Rules(is_settled=True)
+            await verify(find_logs([log]), config.database, rules, data_path=tmp_path / "data", findings=findings)
+    assert findings.faults == []
+    assert findings.events > 0

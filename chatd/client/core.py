@@ -32,6 +32,7 @@ from chatd.protocol import (
     Resync,
     RoomChange,
     RoomHistory,
+    RoomUpdated,
     ServerMessage,
     ServerReply,
     ServerShutdown,
@@ -330,7 +331,8 @@ class Core:
     def _hear_change(self, event: RoomChange, has_space: Callable[[str], bool]) -> RoomEvent | None:
         if not self._is_next(*place_of(event), has_space=has_space):
             return None
-        if isinstance(event, UserLeft) and self.told is not None and event.user_id == self.told.user_id:
+        is_leaving = isinstance(event, UserLeft) and self.told is not None and event.user_id == self.told.user_id
+        if is_leaving or (isinstance(event, RoomUpdated) and event.deleted_at is not None):
             # The last that is heard of this room, unless it is joined again.
             self._forget(event.room_id)
         return event

@@ -58,12 +58,16 @@ class KeptMessage(NamedTuple):
 
 
 class KeptEvent(NamedTuple):
-    """A durable event that is no message, with the JSON text that was sent."""
+    """A durable event that is no message, with the JSON text that was sent; of an edit that is not kept.
+
+    `message_id` is the message that it is about.
+    """
 
     room_id: str
     seq: int
     kind: str
     body: str
+    message_id: str | None
 
 
 class Repetition(NamedTuple):
@@ -132,7 +136,7 @@ class Inspection:
         return [KeptEvent(*row) for row in await self._database.rows(self._queries["inspection.events"], params)]
 
     async def memberships(self, room_id: str, seq: int, *, limit: int = PAGE_ROWS) -> list[KeptEvent]:
-        """As `events`: those alone by which somebody came or left."""
+        """As `events`: those alone by which somebody came or left, or everybody left a deleted room."""
         params: Params = {"room_id": room_id, "after": seq, "limit": limit}
         return [KeptEvent(*row) for row in await self._database.rows(self._queries["inspection.memberships"], params)]
 

@@ -179,7 +179,8 @@ class StayJudge:
             self.blame(
                 None, f"heard seq {seq} of room {room_id}, of which it was no member then", room_id=room_id, seq=seq
             )
-        if event["type"] == "user_left" and event["userId"] == self.user_id:
+        is_leaving = event["type"] == "user_left" and event["userId"] == self.user_id
+        if is_leaving or (event["type"] == "room_updated" and event.get("deletedAt") is not None):
             del self.rooms[room_id]
             self._left_at_s.pop(room_id, None)
             must_hear.pop(room_id, None)

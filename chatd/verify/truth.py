@@ -17,7 +17,7 @@ from chatd.verify.bits import Bits
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from chatd.store.inspection import Inspection, KeptMessage, KeptRoom, Place
+    from chatd.store.inspection import Inspection, KeptEvent, KeptMessage, KeptRoom, Place
 
 #: Seqs of a page, and pages that are kept.
 PAGE_SEQS: Final = 256
@@ -124,7 +124,7 @@ class Truth:
         events = await self._inspection.events(room_id, start - 1, limit=PAGE_SEQS)
         return _Page(
             {message.seq: message for message in reversed(messages) if message.seq < end},
-            {event.seq: parse_json(event.body) for event in events if event.seq < end},
+            {event.seq: as_sent(event) for event in events if event.seq < end},
         )
 
     async def _read_room(self, room_id: str) -> RoomTruth | None:
@@ -132,9 +132,12 @@ class Truth:
         if kept is None:
             return None
         memberships: dict[str, list[Membership]] = {}
-        seq = 0
+        seq, deleted_at_seq = 0, None
         while changes := await self._inspection.memberships(room_id, seq):
             for change in changes:
+                if change.kind == "room_deleted":
+                    deleted_at_seq = change.seq
+                    continue
                 times = memberships.setdefault(parse_json(change.body)["userId"], [])
                 if change.kind == "user_joined":
                     times.append(Membership(change.seq, None))
@@ -148,7 +151,21 @@ class Truth:
             for member in members:
                 memberships.setdefault(member.user_id, [Membership(0, None)])
             after = members[-1].user_id
+        if deleted_at_seq is not None:
+            # Its members' rows stay, and nobody is a member.
+            for times in memberships.values():
+                if times[-1].end is None:
+                    times.append(Membership(times.pop().start, deleted_at_seq))
         return RoomTruth(kept, memberships)
+
+
+def as_sent(event: KeptEvent) -> dict[str, Any]:
+    """An event as it was sent; of an edit only which message it was about."""
+    if event.kind == "message_edited":
+        message = {"id": event.message_id}
+        return {"type": event.kind, "roomId": event.room_id, "seq": event.seq, "message": message}
+    sent: dict[str, Any] = parse_json(event.body)
+    return sent
 
 
 def differences(message: KeptMessage, told: Mapping[str, Any]) -> list[str]:

@@ -21,12 +21,12 @@ WHERE room_id = :room_id AND (seq, id) > (:after, :after_id)
 ORDER BY seq, id LIMIT :limit;
 
 -- name: events
-SELECT room_id, seq, kind, body FROM room_events WHERE room_id = :room_id AND seq > :after ORDER BY seq LIMIT :limit;
+SELECT room_id, seq, kind, body, message_id FROM room_events WHERE room_id = :room_id AND seq > :after ORDER BY seq LIMIT :limit;
 
 -- name: memberships
--- When people came into a room and left it.
-SELECT room_id, seq, kind, body FROM room_events
-WHERE room_id = :room_id AND seq > :after AND kind IN ('user_joined', 'user_left')
+-- When people came into a room and left it, or all left it because it was deleted.
+SELECT room_id, seq, kind, body, message_id FROM room_events
+WHERE room_id = :room_id AND seq > :after AND kind IN ('user_joined', 'user_left', 'room_deleted')
 ORDER BY seq LIMIT :limit;
 
 -- name: message_numbers
