@@ -347,13 +347,13 @@ _BETWEEN: Final = (
 
 _OPERATION: Final = tuple(
     Action(f"ask {path}", ANYBODY, UNSIGNED, http=Http("GET", path, token=None), is_reading=True)
-    for path in ("/healthz", "/readyz", "/metrics")
+    for path in ("/api/openapi.json", "/api/asyncapi.json", "/healthz", "/readyz", "/metrics")
 )
 
 ACTIONS: Final = (*_SESSIONS, *_ROOMS, *_MESSAGES, *_BETWEEN, *_OPERATION)
 
 #: Paths that are open to everybody and have nothing that could be wrong.
-WITHOUT_REFUSAL: Final = {"/healthz", "/readyz", "/metrics"}
+WITHOUT_REFUSAL: Final = {"/api/openapi.json", "/api/asyncapi.json", "/healthz", "/readyz", "/metrics"}
 #: What servers say and this walk does not bring about, with the tests that do.
 HEARD_ELSEWHERE: Final = {
     "auth_error": "test_sign_in.py",
