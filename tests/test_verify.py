@@ -18,7 +18,7 @@ from chatd.backups import back_up, restore
 from chatd.client import open_client
 from chatd.config import DatabaseOptions, Secret
 from chatd.configfile import load_config
-from chatd.protocol import NewMessage
+from chatd.protocol import MessageDeleted, NewMessage
 from chatd.records import encode_json
 from chatd.store.postgres import IDLE_IN_TRANSACTION_MS
 from chatd.store.sqlite import SqliteDatabase
@@ -86,6 +86,55 @@ async def live(daemon: Daemon, logs: Path) -> str:
                         break
         await hear(client, room_id, "ada-11")
     return room_id
+
+
+@ON_BOTH_BACK_ENDS
+async def test_messages_that_change_are_no_fault_live_replayed_or_exported(tmp_path: Path) -> None:
+    config = load_config(None, environment(tmp_path / "data"))
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    async with open_daemon(tmp_path / "data") as daemon:
+        ada, bob = await daemon.register("ada"), await daemon.register("bob")
+        room_id = await daemon.create_room(ada, kind="public")
+        async with daemon.connect(ada) as writer:
+            async with open_client(daemon.ws_url, token=bob.token, record=logs / "bob.ndjson") as client:
+                await client.join(room_id)
+                with client.room(room_id) as events:
+                    await change_messages(writer, room_id)
+                    await hear_deletion(events)
+                checkpoint = client.checkpoint()
+            await change_messages(writer, room_id)
+            async with open_client(
+                daemon.ws_url, token=bob.token, record=logs / "bob.ndjson", resume=checkpoint
+            ) as client:
+                with client.room(room_id) as events:
+                    await hear_deletion(events)
+                assert (await client.get_history(room_id)).messages
+        exported = tmp_path / "export.ndjson"
+        await export(config.database, exported, data_path=tmp_path / "data")
+        for source in (config.database, str(exported)):
+            findings = Findings()
+            await verify(find_logs([logs]), source, Rules(), data_path=tmp_path / "data", findings=findings)
+            assert findings.faults == []
+            assert findings.events > findings.replayed >= 7
+
+
+async def change_messages(writer: Any, room_id: str) -> None:
+    """Everything that becomes of messages; in the end one of two is deleted."""
+    sent = [
+        (await writer.ask(type="send_message", roomId=room_id, content=content))["messageId"] for content in ("a", "b")
+    ]
+    for message_id in sent:
+        await writer.ask(type="edit_message", messageId=message_id, content="edited")
+        await writer.ask(type="add_reaction", messageId=message_id, emoji="+")
+        await writer.ask(type="pin_message", messageId=message_id)
+    await writer.ask(type="delete_message", messageId=sent[0])
+
+
+async def hear_deletion(events: Any) -> None:
+    async for event in events:
+        if isinstance(event, MessageDeleted):
+            return
 
 
 @pytest.fixture
@@ -562,7 +611,7 @@ async def test_the_command_says_what_is_kept_and_what_is_broken_and_ends_accordi
 def test_wrong_usage_ends_with_two(shell: Shell) -> None:
     shell.told("user", "list")
     (shell.folder / "log.ndjson").write_text("no log\n")
-    (shell.folder / "half.ndjson").write_text('{"row":"chatd-export","version":1,"epoch":"e"}\n')
+    (shell.folder / "half.ndjson").write_text('{"row":"chatd-export","version":2,"epoch":"e"}\n')
     (shell.folder / "old.ndjson").write_text('{"row":"chatd-export","version":0,"epoch":"e"}\n')
     (shell.folder / "empty").mkdir()
     (shell.folder / "nothing.ndjson").touch()

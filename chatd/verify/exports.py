@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from chatd.store.database import Row
 
 #: The first line, and what it begins with.
-VERSION: Final = 1
+VERSION: Final = 2
 EXPORT_START: Final = b'{"row":"chatd-export"'
 #: Rows that are added at once.
 BATCH_ROWS: Final = 1000

@@ -8,7 +8,7 @@ CREATE TABLE IF NOT EXISTS messages (
     id TEXT, room_id TEXT, seq INTEGER, count_in_room INTEGER, sender_id TEXT, message_type TEXT, content TEXT,
     reply_to TEXT, metadata TEXT, client_message_id TEXT, created_at INTEGER, edited_at INTEGER, deleted_at INTEGER
 );
-CREATE TABLE IF NOT EXISTS room_events (room_id TEXT, seq INTEGER, kind TEXT, body TEXT);
+CREATE TABLE IF NOT EXISTS room_events (room_id TEXT, seq INTEGER, kind TEXT, body TEXT, message_id TEXT);
 
 -- name: index_copy
 CREATE INDEX IF NOT EXISTS rooms_by_id ON rooms (id);
@@ -36,5 +36,5 @@ SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->
 FROM json_each(:rows);
 
 -- name: copy_events
-INSERT INTO room_events (room_id, seq, kind, body)
-SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(:rows);
+INSERT INTO room_events (room_id, seq, kind, body, message_id)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(:rows);

@@ -54,6 +54,7 @@ class Change(NamedTuple):
     seq: int
     kind: str
     body: str
+    message_id: str | None
 
 
 class Found(NamedTuple):
