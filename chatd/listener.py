@@ -19,10 +19,12 @@ import trio
 from chatd import telemetry
 from chatd.config import ANY_ORIGIN, HttpOptions
 from chatd.errors import Refusal
+from chatd.files.sending import CutOff, send_file
 from chatd.ids import new_id
 from chatd.limits.addresses import client_address, is_trusted, limited_as, parse_networks
 from chatd.metrics import Metrics
-from chatd.wire.http import ClientGone, Headers, HttpConnection, HttpError, Request, Response, problem
+from chatd.wire.http import Body, ClientGone, Headers, HttpConnection, HttpError, Request, Response, problem
+from chatd.wire.ranges import Segments
 
 log = telemetry.get_logger(__name__)
 
@@ -211,7 +213,8 @@ class _Connection:
         self._options = service.options
         self._peer = peer
         self._http = HttpConnection()
-        #: When the body of the request that is being answered has to be complete, once it has begun.
+        #: The body of the request that is being answered, and when it has to be complete, once it has begun.
+        self._body = Body.from_bytes(b"")
         self._body_due = math.inf
 
     async def serve(self) -> None:
@@ -264,7 +267,7 @@ class _Connection:
                     self._receive_part, address=self._peer, max_bytes=options.max_json_bytes
                 )
                 if request is not None:
-                    self._body_due = math.inf
+                    self._body, self._body_due = request.body, math.inf
                     forwarded = request.header("x-forwarded-for")
                     trusted = self._service.trusted_proxies
                     return replace(request, address=client_address(self._peer, forwarded, trusted))
@@ -274,19 +277,20 @@ class _Connection:
     async def _receive_part(self) -> bytes:
         """The next part of the request's body, given to it as its source.
 
-        Every body is JSON as yet, which has a deadline as a whole too: one that drips would hold its place for ever.
+        It has a deadline as a whole too: one that drips would hold its place for ever.
         """
         options = self._options
+        total_s = self._body.total_s or options.body_total_s
         if go_on := self._http.take_continue():
             await self._send_all(go_on)
         now = trio.current_time()
-        self._body_due = min(self._body_due, now + options.body_total_s)
+        self._body_due = min(self._body_due, now + total_s)
         with trio.move_on_at(min(self._body_due, now + options.body_timeout_s)):
             while (part := self._http.next_part()) is None:
                 await self._receive()
             return part
         if trio.current_time() >= self._body_due:
-            raise HttpError(408, "bad_message", f"The request's body did not arrive in {options.body_total_s:g} s.")
+            raise HttpError(408, "bad_message", f"The request's body did not arrive in {total_s:g} s.")
         raise HttpError(408, "bad_message", f"Nothing of the request's body arrived for {options.body_timeout_s:g} s.")
 
     async def _send(self, response: Response, request: Request | None) -> None:
@@ -299,12 +303,31 @@ class _Connection:
                 await self._send_all(head + self._http.encode_part(dressed.body) + self._http.end_response())
                 return
             await self._send_all(head)
+            if isinstance(dressed.body, Segments) and self._http.sends_body:
+                await self._send_segments(dressed.body)
             while self._http.sends_body and (part := await dressed.body.read_part()):
                 await self._send_all(self._http.encode_part(part))
             await self._send_all(self._http.end_response())
         finally:
             if not isinstance(dressed.body, bytes):
                 await dressed.body.aclose()
+
+    async def _send_segments(self, body: Segments) -> None:
+        """Have the kernel send a file, where this is one and a plain socket; else leave it all to be read."""
+        descriptor = body.source.descriptor
+        if descriptor is None or not isinstance(self._stream, trio.SocketStream):
+            return
+        timeout_s = self._options.write_timeout_s
+        while (part := body.take()) is not None:
+            if isinstance(part, bytes):
+                await self._send_all(self._http.encode_part(part))
+                continue
+            self._http.pass_part(part.size)
+            sock, (offset, size) = self._stream.socket, part
+            try:
+                await send_file(sock, descriptor, offset=offset, size=size, timeout_s=timeout_s)
+            except (OSError, CutOff, trio.TooSlowError) as exc:
+                raise ClientGone from exc
 
     async def _receive(self) -> bool:
         """Take what the client sends next; False if that is its end."""

@@ -30,6 +30,7 @@ LAYERS: Final = (
     {"nursery", "listener"},
     {"connection"},
     {"chat"},
+    {"files"},
     # the journal hands its events to the bus, the bus makes frames of them
     {"store"},
     {"bus"},
@@ -46,6 +47,9 @@ CLIENT: Final = {"protocol", "records", "errors", "telemetry", "ids", "clock"}
 
 #: The only modules that import a library from elsewhere. Trio needs no door: all of chatd but chat and wire speaks it.
 DOORS: Final = {
+    "multipart": {"wire/multipart.py"},
+    "puremagic": {"files/kinds.py"},
+    "pyvips": {"files/image_child.py"},
     "wsproto": {"wire/frames.py"},
     "h11": {"wire/http.py", "web_pages.py"},
     "jwt": {"identity/tokens.py"},
@@ -89,7 +93,7 @@ STARTERS: Final = {
     "previews.py",
     "terminal.py",
 }
-OPENERS: Final = ("store/", "bus/", "loader.py", "client/")
+OPENERS: Final = ("store/", "bus/", "files/", "loader.py", "client/")
 
 #: These see the whole configuration: who uses it, and who makes it.
 CONFIG_READERS: Final = {

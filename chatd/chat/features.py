@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 #: The names of the switches, as in `config.Features`.
 Feature: TypeAlias = Literal[
     "registration", "room_creation", "edits", "reactions", "pins", "threads", "receipts", "direct_messages", "blocks",
-    "moderation", "invitations", "presence", "typing", "notifications", "search", "profiles",
+    "moderation", "invitations", "presence", "typing", "notifications", "search", "profiles", "uploads",
 ]  # fmt: skip
 
 #: What is said where it is off.
@@ -36,6 +36,7 @@ _SENTENCES: Final[dict[Feature, str]] = {
     "notifications": "Notifications are switched off on this server; read the rooms themselves.",
     "search": "Search is switched off on this server; read the room's history.",
     "profiles": "Profiles of others are switched off on this server; names stand in the rooms.",
+    "uploads": "Files are switched off on this server; send text or code.",
 }
 
 

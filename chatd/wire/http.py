@@ -74,11 +74,13 @@ class ClientGone(Exception):
 class Body:
     """The body of one request, read at most once and only if the handler wants it.
 
-    `length` is its size in bytes as announced, None where only its end will tell (chunked).
+    `length` is its size in bytes as announced, None where only its end will tell (chunked). `total_s` is for the
+    handler to set before it reads, where the body may take longer as a whole than the listener lets others.
     """
 
     def __init__(self, read_part: ReadPart, *, length: int | None, max_bytes: int) -> None:
         self.length = length
+        self.total_s: float | None = None
         self._source = read_part
         self._max_bytes = max_bytes
         self._received = 0
@@ -307,6 +309,10 @@ class HttpConnection:
         """A part of the answer's body as it goes on the wire: nothing, where the answer has none."""
         return self._h11.send(h11.Data(data=part)) if self.sends_body else b""
 
+    def pass_part(self, size: int) -> None:
+        """Count a part of the answer's body that somebody else puts on the wire; its length was announced."""
+        self._h11.send_with_data_passthrough(h11.Data(data=_Elsewhere(size)))  # type: ignore[arg-type]  # h11's docs: all that it needs is a length
+
     def end_response(self) -> bytes:
         """The end of the answer. Raises h11.LocalProtocolError if its body was shorter than announced."""
         return self._h11.send(h11.EndOfMessage())
@@ -326,6 +332,16 @@ class HttpConnection:
             if self._is_ended:
                 raise ClientGone from exc
             raise _http_error(exc.error_status_hint) from exc
+
+
+class _Elsewhere:
+    """Stands for bytes that are not here."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
 
 
 def _http_error(status: int) -> HttpError:
