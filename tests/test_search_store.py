@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+import sqlite3
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, cast
@@ -19,10 +20,11 @@ from chatd.store.search import Search
 from chatd.store.search_index import open_search_index
 from chatd.store.search_terms import NEAR, STRETCH_BITS, windows_of
 from chatd.store.words import phrases_of
-from tests.stores import Store, join, post
+from tests.stores import Store, join, open_store, post
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+    from pathlib import Path
 
     from chatd.bus.port import Event
     from chatd.store.accounts import Account
@@ -290,6 +292,42 @@ async def test_the_lag_is_zero_once_everything_is_read(indexed: Indexed) -> None
     with trio.fail_after(5):
         while b"chatd_search_lag_seconds 0.0" not in indexed.metrics.render()[0]:  # noqa: ASYNC110 - nor does a number
             await trio.sleep(0.01)
+
+
+async def test_a_database_that_was_packed_anew_still_finds_the_right_messages(tmp_path: Path) -> None:
+    async with open_store("sqlite", tmp_path) as store, open_indexed(store) as indexed:
+        ada = await store.add_user("ada")
+        room = await store.add_room(ada)
+        first, *_ = await indexed.write(ada, room, "first", "second", "third")
+        await indexed.follow()
+        await indexed.change(f"DELETE FROM messages WHERE id = '{first}'")
+    with closing(sqlite3.connect(tmp_path / "chatd.db", isolation_level=None)) as database:
+        database.execute("VACUUM")
+    async with open_store("sqlite", tmp_path) as store:
+        found = await Search(store.database, store.queries).find(
+            ada.id, [("third",)], room_id="", sender_id="", limit=10, timeout_s=5
+        )
+        assert [message.content for message in found] == ["third"]
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+async def test_an_index_that_is_switched_off_reads_nothing_until_it_is_on(store: Store, *, is_on: bool) -> None:
+    switch = {"is_on": is_on}
+    ada = await store.add_user("ada")
+    room = await store.add_room(ada)
+    async with (
+        open_search_index(store.database, store.queries, metrics=Metrics(), is_on=lambda: switch["is_on"]) as index,
+        store.open_journal() as written,
+    ):
+        indexed = Indexed(store, written, index, Metrics(), Search(store.database, store.queries))
+        await indexed.write(ada, room, "hello")
+        if not is_on:
+            index.note(cast("Event", _Noted("new_message", room)))
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert await indexed.find(ada, "hello") == []
+            switch["is_on"] = True
+        await indexed.follow()
+        assert await indexed.texts(ada, "hello") == ["hello"]
 
 
 # Bounds
