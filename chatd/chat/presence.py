@@ -129,11 +129,6 @@ def grace_s(chat: Chat, close_code: int) -> float:
     return presence.offline_after_s if is_expected_back else presence.grace_s
 
 
-async def is_online(chat: Chat, user_id: str) -> bool:
-    """Whether somebody has a connection on any node."""
-    return user_id in await chat.bus.devices([user_id])
-
-
 async def update_status(chat: Chat, session: Session, message: UpdateStatus) -> Ok:
     """Store what the user says of themselves, and have it told; a message that is absent stays."""
     if message.status_message is not None and not message.status_message.isprintable():
