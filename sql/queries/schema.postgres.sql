@@ -17,7 +17,8 @@ FROM pg_class
 CROSS JOIN (VALUES ('SELECT'), ('INSERT'), ('UPDATE'), ('DELETE')) AS wanted (name)
 WHERE pg_class.relnamespace = current_schema()::regnamespace AND pg_class.relkind = 'r'
   AND pg_class.relname IN ('schema_migrations', 'server_facts', 'users', 'user_sessions', 'spent_refresh_tokens', 'rooms',
-                           'room_members', 'room_bans', 'messages', 'room_events')
+                           'room_members', 'room_bans', 'messages', 'room_events', 'search_rooms', 'search_changes',
+                           'search_messages')
   AND NOT has_table_privilege(pg_class.oid, wanted.name);
 
 -- name: server_version
