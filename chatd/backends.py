@@ -16,6 +16,7 @@ import trio
 from chatd import telemetry
 from chatd.bus.local import LocalBus
 from chatd.errors import Unavailable
+from chatd.files.depot import open_depot
 from chatd.ids import new_id
 from chatd.process import hold_folder
 from chatd.store.migrations import SchemaFault, migrate, read_migrations, read_state
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chatd.bus.port import Bus
-    from chatd.config import BusOptions, DatabaseOptions
+    from chatd.config import BusOptions, DatabaseOptions, UploadOptions
+    from chatd.files.depot import Depot
     from chatd.store.database import Database
 
 log = telemetry.get_logger(__name__)
@@ -70,6 +72,17 @@ async def open_back_ends(
         database = await stack.enter_async_context(_open_database(data_path, database_options))
         bus = await stack.enter_async_context(_open_bus(bus_options, node_name=node_name, silence_s=silence_s))
         yield BackEnds(database, Queries(database.dialect), bus)
+
+
+@asynccontextmanager
+async def open_uploads(options: UploadOptions) -> AsyncIterator[Depot]:
+    """Where files arrive and are kept, made if it is not there. Raises `StartFault`."""
+    async with AsyncExitStack() as stack:
+        try:
+            depot = await stack.enter_async_context(open_depot(options))
+        except OSError as error:
+            raise StartFault(f"The folder of files {options.dir} cannot be made: {error.strerror}.") from error
+        yield depot
 
 
 @asynccontextmanager

@@ -37,6 +37,20 @@ class Attachment(_Record, frozen=True):
     height: int | None = None
 
 
+class UploadedFile(_Record, frozen=True):
+    """A file as its owner sees it; `name` is the one that they gave it."""
+
+    id: str
+    url: str
+    type: str
+    size: int
+    name: str
+    created_at: str
+    width: int | None = None
+    height: int | None = None
+    thumbnail_url: str | None = None
+
+
 class Reaction(_Record, frozen=True):
     emoji: str
     count: int

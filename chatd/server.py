@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from chatd import telemetry
-from chatd.backends import StartFault, check_back_ends, hold_data_folder, open_back_ends, prepare_schema
+from chatd.backends import StartFault, check_back_ends, hold_data_folder, open_back_ends, open_uploads, prepare_schema
 from chatd.bus.hub import HubOptions, open_hub
 from chatd.chat.context import Chat, Options, flush
 from chatd.chat.delivered import Deliveries
@@ -34,7 +34,9 @@ from chatd.chat.word_filter import read_word_filter
 from chatd.clock import Clock, wall_clock_ms
 from chatd.collector import Collector
 from chatd.config import Config, Secret
+from chatd.files.cleaning import open_cleaning
 from chatd.identity.credentials import check_signing_secrets, signing_secrets
+from chatd.identity.links import FileLinks
 from chatd.identity.passwords import Passwords
 from chatd.identity.tokens import Tokens
 from chatd.ids import new_id
@@ -54,6 +56,7 @@ from chatd.store.chats import Chats
 from chatd.store.database import Conflict
 from chatd.store.direct import Conversations
 from chatd.store.facts import Facts
+from chatd.store.files import Files
 from chatd.store.journal import JournalOptions, open_journal
 from chatd.store.messages import Messages
 from chatd.store.moderation import Moderation
@@ -135,6 +138,7 @@ async def open_chat(
             search=config.search,
             notifications=config.notifications,
             receipts=config.receipts,
+            uploads=config.uploads,
         )
         previews = Previews(config.previews, is_on=config.messages.link_previews)
         search_index = await enter(
@@ -174,6 +178,7 @@ async def open_chat(
         marks = await enter(open_loader(partial(store_marks, receipts, clock), max_keys=MARKS_AT_ONCE, gather_s=MARK_S))
         readers = await enter(open_loader(partial(receipts.readers, limit=MAX_NAMED)))
         followers, second_looks, news, typing = Followers(), SecondLooks(), Bell(), Bell()
+        files, depot = Files(database, queries), await enter(open_uploads(config.uploads))
         sessions = Sessions(hub, bus, follow=followers.queue, look_again=second_looks.queue)
         chat = Chat(
             options=options,
@@ -210,12 +215,16 @@ async def open_chat(
             direct=Conversations(database, queries),
             blocks=Blocks(database, queries),
             chats=Chats(database, queries),
+            files=files,
+            depot=depot,
+            file_links=FileLinks(secrets.current, secrets.previous or Secret()),
         )
         hub.on_signal = partial(_hear_signal, chat)
         async with (
             open_upkeep(chat, facts, followers, second_looks),
             open_signals(chat, news, typing),
             open_notifier(chat, concerns),
+            open_cleaning(files, depot.blobs, config.uploads, clock=clock),
             open_previews(chat, previews),
         ):
             yield chat

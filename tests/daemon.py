@@ -151,9 +151,10 @@ class Daemon:
     ) -> Answer:
         """One HTTP request on a connection of its own."""
         data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
-        lines = {"Host": f"127.0.0.1:{self.http_port}", "Connection": "close", **headers}
+        lines = {"Host": f"127.0.0.1:{self.http_port}", "Connection": "close"}
         if body is not None:
             lines |= {"Content-Type": "application/json", "Content-Length": str(len(data))}
+        lines |= headers
         if token is not None:
             lines["Authorization"] = f"Bearer {token}"
         head = f"{method} {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from chatd.chat.word_filter import NO_WORDS, WordFilter
-from chatd.config import NotificationOptions, ReceiptOptions, SearchOptions
+from chatd.config import NotificationOptions, ReceiptOptions, SearchOptions, UploadOptions
 from chatd.errors import Refusal
 from chatd.limits.rates import Rate
 
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
         TypingOptions,
         WebSocketOptions,
     )
+    from chatd.files.depot import Depot
     from chatd.health import Health
+    from chatd.identity.links import FileLinks
     from chatd.identity.passwords import Passwords
     from chatd.identity.tokens import Tokens
     from chatd.loader import Loader
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from chatd.store.blocks import Blocks
     from chatd.store.chats import Chats
     from chatd.store.direct import Conversations
+    from chatd.store.files import Files
     from chatd.store.journal import Journal
     from chatd.store.messages import Messages, Stretch
     from chatd.store.moderation import Moderation
@@ -80,6 +83,7 @@ class Options:
     search: SearchOptions = field(default_factory=SearchOptions)
     notifications: NotificationOptions = field(default_factory=NotificationOptions)
     receipts: ReceiptOptions = field(default_factory=ReceiptOptions)
+    uploads: UploadOptions = field(default_factory=UploadOptions)
     rates: Rates = field(init=False)
 
     def __post_init__(self) -> None:
@@ -100,6 +104,7 @@ class Rates(NamedTuple):
     renames: Rate
     sign_ins: Rate
     api: Rate
+    uploads: Rate
 
 
 def rates_of(limits: LimitOptions) -> Rates:
@@ -111,6 +116,7 @@ def rates_of(limits: LimitOptions) -> Rates:
         renames=Rate(limits.renames_per_hour, 3600.0),
         sign_ins=Rate(limits.sign_ins_per_hour, 3600.0),
         api=Rate(limits.api_per_minute, 60.0),
+        uploads=Rate(limits.uploads_per_hour, 3600.0),
     )
 
 
@@ -155,6 +161,9 @@ class Chat:
     direct: Conversations
     blocks: Blocks
     chats: Chats
+    files: Files
+    depot: Depot
+    file_links: FileLinks
     word_filter: WordFilter = NO_WORDS
 
     @property

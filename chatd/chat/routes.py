@@ -16,7 +16,19 @@ from chatd.chat.context import Chat, take
 from chatd.chat.contracts import operations
 from chatd.chat.features import Feature, check_feature
 from chatd.chat.operation import health, metrics, readiness
-from chatd.chat.web import accounts, chats, direct, members, messages, notifications, receipts, rooms, search, users
+from chatd.chat.web import (
+    accounts,
+    chats,
+    direct,
+    files,
+    members,
+    messages,
+    notifications,
+    receipts,
+    rooms,
+    search,
+    users,
+)
 from chatd.chat.web.call import Call, Rule
 from chatd.errors import Refusal
 from chatd.limits.addresses import limited_as
@@ -30,14 +42,20 @@ if TYPE_CHECKING:
 class Route:
     """A method and a path, in which parts that begin with a colon are variable.
 
-    `is_open`: no token is asked for; `feature`: the switch that it stands under.
+    `is_open`: no token is asked for; `takes_links`: nor of whoever has a signed link; `feature`: the switch that it
+    stands under.
     """
 
     method: str
     path: str
     rule: Rule
     is_open: bool = False
+    takes_links: bool = False
     feature: Feature | None = None
+
+    def is_open_to(self, request: Request) -> bool:
+        """Whether a request is answered without a token; the signature of a link is for the rule to check."""
+        return self.is_open or (self.takes_links and "signature" in request.query)
 
     def match(self, parts: list[str]) -> tuple[str, ...] | None:
         """The variable parts of a path that fits, else `None`."""
@@ -114,6 +132,11 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/api/search", search.search_messages, feature="search"),
     Route("GET", "/api/openapi.json", get_openapi, is_open=True),
     Route("GET", "/api/asyncapi.json", get_asyncapi, is_open=True),
+    Route("POST", "/api/upload", files.upload, feature="uploads"),
+    Route("GET", "/api/upload", files.list_uploads),
+    Route("DELETE", "/api/upload/:id", files.remove_upload),
+    Route("GET", "/api/files/:name", files.get_file, takes_links=True),
+    Route("POST", "/api/files/:name/link", files.make_link),
     Route("GET", "/healthz", health, is_open=True),
     Route("GET", "/readyz", readiness, is_open=True),
     Route("GET", "/metrics", metrics, is_open=True),
@@ -128,7 +151,7 @@ async def answer(chat: Chat, request: Request) -> Response:
     """
     found, allowed = _find(request)
     claims, refusal = None, None
-    if found is not None and not found[0].is_open:
+    if found is not None and not found[0].is_open_to(request):
         try:
             claims = _claims(chat, request)
         except Refusal as bad:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from chatd.clock import Clock
+    from chatd.config import UploadOptions
     from chatd.files.blobs import Blobs
     from chatd.store.files import Files
 
@@ -75,8 +76,9 @@ class Cleaner:
 
 
 @asynccontextmanager
-async def open_cleaning(cleaner: Cleaner) -> AsyncIterator[None]:
+async def open_cleaning(files: Files, blobs: Blobs, options: UploadOptions, *, clock: Clock) -> AsyncIterator[None]:
     """Clean for as long as the block lasts."""
+    cleaner = Cleaner(files, blobs, clock=clock, keep_ms=options.keep_unshown_hours * HOUR_MS)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_clean_forever, cleaner)
         yield

@@ -1,0 +1,93 @@
+"""/api/upload and /api/files: sending files, listing one's own, and getting those that one may see."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from chatd.chat import files
+from chatd.chat.forms import read_page
+from chatd.records import encode_json, format_time
+from chatd.store.files import NO_ID
+from chatd.wire.http import Response, json_response
+from chatd.wire.ranges import Download, answer_with, content_disposition, is_known, not_modified
+
+if TYPE_CHECKING:
+    from chatd.chat.context import Chat
+    from chatd.chat.files import Visible
+    from chatd.chat.web.call import Call
+    from chatd.wire.http import Headers
+
+#: Shown in the browser itself; all else is saved.
+_INLINE: Final = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp", "application/pdf"})
+#: Nothing in a file runs, whatever a browser makes of it. What shows PDF documents does not work in a sandbox.
+_POLICY: Final = "default-src 'none'; frame-ancestors 'none'; sandbox"
+_PDF_POLICY: Final = "default-src 'none'; object-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+#: A file never changes; who saw it an hour ago may see it still.
+_CACHE_S: Final = 3600
+
+
+async def upload(chat: Chat, call: Call) -> Response:
+    """POST /api/upload"""
+    request = call.request
+    file = await files.upload(
+        chat, call.signed_in.user_id, content_type=request.header("content-type") or "", body=request.body
+    )
+    return json_response(201, encode_json({"success": True, "file": files.as_shown(file)}))
+
+
+async def list_uploads(chat: Chat, call: Call) -> Response:
+    """GET /api/upload: newest first; `after` is the id of the last one of the page before."""
+    query = read_page(call.request.query, default_limit=50)
+    before = query.after_id or NO_ID
+    page = await files.own_files(chat, call.signed_in.user_id, before=before, limit=query.limit, offset=query.offset)
+    answer: dict[str, object] = {"files": [files.as_shown(file) for file in page.files], "hasMore": page.has_more}
+    if page.has_more:
+        answer["after"] = page.files[-1].id
+    return json_response(200, encode_json(answer))
+
+
+async def remove_upload(chat: Chat, call: Call) -> Response:
+    """DELETE /api/upload/:id"""
+    await files.remove_file(chat, call.signed_in.user_id, call.parts[0])
+    return json_response(200, b'{"success":true}')
+
+
+async def make_link(chat: Chat, call: Call) -> Response:
+    """POST /api/files/:name/link: a link that works without a token, for a while."""
+    visible = await files.find_file(chat, call.signed_in.user_id, call.parts[0])
+    expires_at = chat.clock() + chat.options.uploads.link_hours * files.HOUR_MS
+    name = call.parts[0]
+    url = f"{files.url_of(name)}?{chat.file_links.sign(name, expires_at_ms=expires_at)}"
+    answer = {"url": url, "expiresAt": format_time(expires_at), "type": visible.mime_type}
+    return json_response(201, encode_json(answer), headers=(("cache-control", "no-store"),))
+
+
+async def get_file(chat: Chat, call: Call) -> Response:
+    """GET /api/files/:name, with a token or a signed link"""
+    name, query = call.parts[0], call.request.query
+    user_id, cached_s = None, _CACHE_S
+    if call.caller is not None:
+        user_id = call.caller.user_id
+    else:
+        signature, expires = query.get("signature", ""), query.get("expires", "")
+        until = chat.file_links.check(name, expires=expires, signature=signature, now_ms=chat.clock())
+        cached_s = min(cached_s, (until - chat.clock()) // 1000)
+    visible = await files.find_file(chat, user_id, name)
+    download = _download(visible, cached_s)
+    if is_known(call.request, download):
+        return not_modified(download)
+    return answer_with(call.request, download, await files.open_file(chat, visible))
+
+
+def _download(visible: Visible, cached_s: int) -> Download:
+    file, name = visible.file, visible.file.original_name
+    if visible.is_thumbnail:
+        name = f"{name.rpartition('.')[0] or name}-thumbnail.webp"
+    policy = _PDF_POLICY if visible.mime_type == "application/pdf" else _POLICY
+    headers: Headers = (
+        ("cache-control", f"private, max-age={max(0, cached_s)}"),
+        ("content-disposition", content_disposition(name, is_inline=file.mime_type in _INLINE)),
+        ("content-security-policy", policy),
+    )
+    charset = "; charset=utf-8" if visible.mime_type.startswith("text/") else ""
+    return Download(visible.size, visible.mime_type + charset, f'"{visible.sha256[:32]}"', headers)
