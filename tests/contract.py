@@ -354,6 +354,8 @@ ACTIONS: Final = (*_SESSIONS, *_ROOMS, *_MESSAGES, *_BETWEEN, *_OPERATION)
 
 #: Paths that are open to everybody and have nothing that could be wrong.
 WITHOUT_REFUSAL: Final = {"/api/openapi.json", "/api/asyncapi.json", "/healthz", "/readyz", "/metrics"}
+#: Paths that are walked elsewhere: whose a file is says itself and not a role, and what is sent is no JSON.
+OF_FILES: Final = ("/api/upload", "/api/files/")
 #: What servers say and this walk does not bring about, with the tests that do.
 HEARD_ELSEWHERE: Final = {
     "auth_error": "test_sign_in.py",
