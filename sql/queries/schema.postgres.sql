@@ -16,9 +16,10 @@ SELECT lower(wanted.name) || ' in the table ' || quote_ident(pg_class.relname)
 FROM pg_class
 CROSS JOIN (VALUES ('SELECT'), ('INSERT'), ('UPDATE'), ('DELETE')) AS wanted (name)
 WHERE pg_class.relnamespace = current_schema()::regnamespace AND pg_class.relkind = 'r'
-  AND pg_class.relname IN ('schema_migrations', 'server_facts', 'users', 'user_sessions', 'spent_refresh_tokens', 'rooms',
-                           'room_members', 'room_bans', 'messages', 'room_events', 'search_rooms', 'search_changes',
-                           'search_messages')
+  AND pg_class.relname IN ('schema_migrations', 'server_facts', 'users', 'user_sessions', 'spent_refresh_tokens',
+                           'rooms', 'room_members', 'room_bans', 'messages', 'room_events', 'message_reactions',
+                           'room_invitations', 'user_blocks', 'notifications', 'search_rooms', 'search_changes',
+                           'search_messages', 'file_blobs', 'file_uploads')
   AND NOT has_table_privilege(pg_class.oid, wanted.name);
 
 -- name: server_version
