@@ -18,6 +18,7 @@ from chatd.records import (
     Receipt,
     Room,
     SearchResult,
+    UploadedFile,
     User,
     UserNotification,
 )
@@ -102,6 +103,11 @@ ROWS: Final[dict[tuple[str, str], _Row]] = {
         "Messages by their words.", answer=SearchResult, noun="results",
         query=("q", "roomId", "from", "limit", "offset"),
     ),
+    ("POST", "/api/upload"): _Row("Upload a file: a multipart form with the field `file`.", status=201),
+    ("GET", "/api/upload"): _Row("One's own uploads.", answer=UploadedFile, noun="files", query=("limit", "after")),
+    ("DELETE", "/api/upload/:id"): _Row("Remove an upload that no message shows."),
+    ("GET", "/api/files/:name"): _Row("A file."),
+    ("POST", "/api/files/:name/link"): _Row("Make a link to a file that works without a token.", status=201),
     ("GET", "/api/openapi.json"): _Row("The contract of the HTTP side."),
     ("GET", "/api/asyncapi.json"): _Row("The contract of the WebSocket side."),
     ("GET", "/healthz"): _Row("Alive."),
@@ -111,10 +117,10 @@ ROWS: Final[dict[tuple[str, str], _Row]] = {
 
 
 def operations(routes: Iterable[_Route]) -> list[Operation]:
-    """Every route as the contract describes it."""
+    """Every route as the contract describes it; of one without a row there is little to say."""
     described = []
     for route in routes:
-        row = ROWS[route.method, route.path]
+        row = ROWS.get((route.method, route.path), _Row(f"{route.method} {route.path}"))
         fields: dict[str, Any] = row._asdict()
         described.append(Operation(method=route.method, path=route.path, is_open=route.is_open, **fields))
     return described
