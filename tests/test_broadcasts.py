@@ -104,7 +104,9 @@ async def test_a_crowd_is_served_in_parts_between_which_others_run(
     for _ in range(20):
         await trio.lowlevel.checkpoint()
         counts.append(len(crowd[0].got))
-    assert set(counts) >= {1, 2, 3, 4, 5}
+    # In a turn of the loop either may be first.
+    assert len(set(counts) - {0, 5}) >= 2
+    assert counts[-1] == 5
 
 
 async def test_past_the_bound_the_newest_are_dropped(rooms: dict[str, ActiveRoom], broadcasts: Broadcasts) -> None:
