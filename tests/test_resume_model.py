@@ -779,6 +779,7 @@ async def open_model(
             cursors=Cursors(hub, readers, seconds=trio.current_time),
             direct=cast("Any", None), blocks=cast("Any", None), chats=cast("Any", None),
             moderation=cast("Any", None), lobby_id="", notifications=cast("Any", None), notifier=cast("Any", None),
+            files=cast("Any", None), depot=cast("Any", None), file_links=cast("Any", None),
         )  # fmt: skip
         nursery.start_soon(bus.carry_on)
         nursery.start_soon(followers.let_follow, chat)
