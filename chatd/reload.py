@@ -30,6 +30,8 @@ class Reload:
 
     def __init__(self, config: Config, read: ReadConfig, *, chat: Chat, admission: Admission) -> None:
         self.config = config
+        # What is written is read into the index, or not, from the start on.
+        self._has_index = config.server.features.search
         self._read = read
         self._chat = chat
         self._admission = admission
@@ -43,6 +45,8 @@ class Reload:
             return
         config = with_live_options(self.config, read)
         changed, waiting = differing_options(self.config, config), differing_options(config, read)
+        if config.server.features.search and not self._has_index:
+            waiting.append("server.features.search")
         self.config = config
         self._follow()
         log.info("reloaded", changed=changed)

@@ -33,13 +33,15 @@ class Reloadable:
         self._path = path
         self._log = log
 
-    async def reload(self, text: str) -> None:
+    async def reload(self, text: str) -> str:
+        """What the log said."""
         self._path.write_text(text, encoding="utf-8")
         self._log.truncate(0)
         os.kill(os.getpid(), signal.SIGHUP)
         with trio.fail_after(5):
             while not re.search('"reloaded"|"reload_refused"', self._log.getvalue()):  # noqa: ASYNC110 - a log wakes nobody
                 await trio.sleep(0.005)
+        return self._log.getvalue()
 
 
 @asynccontextmanager
@@ -130,6 +132,13 @@ async def test_faulty_file_changes_nothing(tmp_path: Path) -> None:
             assert refused.json()["code"] == "feature_disabled"
         await live.reload("")
         assert (await live.daemon.http("POST", "/api/rooms", {"name": "x"}, token=ada.token)).status == 201
+
+
+async def test_search_that_was_off_at_the_start_waits_for_a_restart(tmp_path: Path) -> None:
+    async with open_reloadable(tmp_path, "[server.features]\nsearch = false\n") as live:
+        said = await live.reload("")
+        assert "server.features.search" in said.partition("restart_to_change")[2]
+        assert "restart_to_change" not in await live.reload("[server.features]\nsearch = false\n")
 
 
 async def test_log_says_what_changed_what_waits_and_what_is_wrong(tmp_path: Path) -> None:
