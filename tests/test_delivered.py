@@ -103,6 +103,14 @@ async def test_rooms_without_new_messages_are_passed_over(hub: Hub) -> None:
     assert deliveries.take(10, max_members=50) == ([], [])
 
 
+async def test_a_listener_who_is_nobody_has_no_cursor(hub: Hub) -> None:
+    deliveries = Deliveries(hub)
+    hub.open_own_room("proof", new_session(""))
+    hub.hear_events([Event("proof", 1, "proof", b"{}")])
+    deliveries.look()
+    assert deliveries.take(10, max_members=50) == ([], [])
+
+
 async def test_rooms_with_too_many_users_are_passed_over(hub: Hub) -> None:
     deliveries = Deliveries(hub)
     for number in range(3):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from chatd.chat.receipts import MAX_NAMED
+from chatd.store.queries import Query
 from chatd.store.receipts import Mark, Read, Receipts
 from tests.counting import count_queries
 from tests.daemon import ON_BOTH_BACK_ENDS, Daemon, SignedIn, open_daemon
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from chatd.store.database import Row, Transaction
     from tests.daemon import Client
     from tests.stores import Store
 
@@ -131,6 +134,24 @@ async def test_the_newest_readers_of_many_rooms_come_in_one_query(store: Store, 
     found = await receipts.readers([room_id, other, "unknown"], limit=2)
     assert found == {room_id: {users[2].id: 1, users[1].id: 1}, other: {}, "unknown": {}}
     assert list(found[room_id]) == [users[2].id, users[1].id]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["receipts.readers", "receipts.members", "receipts.of_message", "receipts.read", "receipts.deliver",
+     "direct.between", "direct.count_unread", "direct.newest_of_others", "blocks.page", "blocks.settle"],
+)  # fmt: skip
+async def test_cursors_conversations_and_blocks_are_found_by_indexes(store: Store, name: str) -> None:
+    query = store.queries[name]
+    how = "EXPLAIN QUERY PLAN " if store.database.dialect == "sqlite" else "EXPLAIN "
+
+    async def work(tx: Transaction) -> list[Row]:
+        return await tx.rows(Query("explained", how + query.text), dict.fromkeys(query.parameters))
+
+    plan = "\n".join(str(row[-1]) for row in await store.database.transaction(work))
+    assert "Seq Scan" not in plan
+    assert not re.search(r"SCAN (room_members|rooms|messages|users|user_blocks)\b", plan), plan
+    assert name != "receipts.readers" or "room_members_by_read" in plan
 
 
 # -- through the doors --------------------------------------------------------------------------------------------

@@ -110,6 +110,9 @@ class Deliveries:
         seq, writers = new
         users: dict[str, bool] = {}
         for receiver, outbox in room.listeners.items():
+            if not receiver.user_id:
+                # The proof of delivery has a room that no store knows.
+                continue
             # What waits for a socket has not been written.
             users[receiver.user_id] = outbox.is_empty or users.get(receiver.user_id, False)
             if max_members and len(users) > max_members:
