@@ -292,3 +292,13 @@ def test_who_leaves_may_not_send_behind_it_in_the_same_batch() -> None:
     numbered = tables.run([Asked(what, "lobby", "ada").entry() for what in ("post", "leave", "post")])
     assert [answer_of(outcome).code for outcome in numbered.outcomes] == [None, None, "not_a_member"]
     assert tables.heads["lobby"].standing_seq == 2
+
+
+def test_owner_does_not_leave_by_the_way_so_that_somebody_follows() -> None:
+    heads = {"lobby": Head("public", 7, 7, 2, None)}
+    entry = Asked("leave", "lobby", "ada").entry()
+    numbered = number_batch(
+        Batch([entry], heads, {}, {("lobby", "ada"): Standing("owner")}, max_members=0, now_ms=NOW_MS)
+    )
+    assert [getattr(outcome, "code", None) for outcome in numbered.outcomes] == ["conflict"]
+    assert (numbered.left_rows, heads["lobby"].member_count) == ([], 2)

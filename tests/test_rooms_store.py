@@ -13,6 +13,7 @@ from chatd.store.rooms import NewRoom, OwnRoom, RoomRow
 from tests.stores import join, leave, post
 
 if TYPE_CHECKING:
+    from chatd.store.database import Params
     from tests.stores import Store
 
 DELETE = Query("test.delete", "UPDATE rooms SET deleted_at = 1 WHERE id = :room_id")
@@ -150,3 +151,30 @@ async def test_rooms_are_counted_by_their_kind(store: Store) -> None:
     counted = await store.rooms.count_kinds([*rooms, "unknown"])
     assert counted == {"public": 2, "direct": 1}
     assert await store.rooms.count_kinds([]) == {}
+
+
+INVITE = Query(
+    "test.invite", "INSERT INTO room_invitations (room_id, user_id, invited_at) VALUES (:room_id, :user_id, 1)"
+)
+
+
+async def test_one_sees_what_one_is_invited_to_and_as_what(store: Store) -> None:
+    ada, bob = await store.add_user("ada"), await store.add_user("bob")
+    room_id = await store.add_room(ada, kind="private")
+    assert await store.rooms.visible(bob.id, after="", limit=9, offset=0) == []
+    params: Params = {"room_id": room_id, "user_id": bob.id}
+    await store.database.transaction(lambda tx: tx.run(INVITE, params))
+    [seen] = await store.rooms.visible(bob.id, after="", limit=9, offset=0)
+    assert (seen.id, seen.role, seen.invited_as) == (room_id, None, "member")
+    assert await store.rooms.by_id(room_id, asked_by=bob.id) == seen
+    assert await store.rooms.count_of_user(bob.id) == 0
+    assert await store.rooms.of_users([bob.id]) == {}
+
+
+async def test_one_member_is_read_as_the_list_shows_them(store: Store) -> None:
+    ada, bob = await store.add_user("ada"), await store.add_user("bob")
+    room_id = await store.add_room(ada)
+    assert [await store.rooms.member(room_id, ada.id)] == await store.rooms.members(
+        room_id, after="", limit=9, offset=0
+    )
+    assert await store.rooms.member(room_id, bob.id) is None

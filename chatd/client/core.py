@@ -329,12 +329,13 @@ class Core:
         self.resuming.discard(room_id)
 
     def _hear_change(self, event: RoomChange, has_space: Callable[[str], bool]) -> RoomEvent | None:
-        if not self._is_next(*place_of(event), has_space=has_space):
+        room_id, seq = place_of(event)
+        if not self._is_next(room_id, seq, has_space=has_space):
             return None
         is_leaving = isinstance(event, UserLeft) and self.told is not None and event.user_id == self.told.user_id
         if is_leaving or (isinstance(event, RoomUpdated) and event.deleted_at is not None):
             # The last that is heard of this room, unless it is joined again.
-            self._forget(event.room_id)
+            self._forget(room_id)
         return event
 
     def _hear_unknown(self, message: Unknown, has_space: Callable[[str], bool]) -> RoomEvent | None:
