@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 
 from tests.test_cluster import hear, open_nodes
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.daemon import Answer, Daemon, SignedIn
+    from tests.daemon import Answer, Client, Daemon, SignedIn
 
 
 @pytest.fixture
@@ -118,3 +119,22 @@ async def test_user_added_on_one_node_hears_the_room_on_another(nodes: list[Daem
         await owner.ask(type="send_message", roomId=room_id, content="welcome")
         await hear(client, "user_joined", roomId=room_id, userId=bob.id, seq=1)
         await hear(client, "new_message", roomId=room_id, content="welcome", seq=2)
+
+
+async def join(client: Client, room_id: str, replies: list[str]) -> None:
+    reply = await client.ask(type="join_room", roomId=room_id)
+    replies.append(reply.get("code", "ok"))
+
+
+async def test_last_place_is_taken_once_whichever_nodes_are_asked(nodes: list[Daemon]) -> None:
+    one, other = nodes
+    ada, bob, cyd = [await one.register(name) for name in ("ada", "bob", "cyd")]
+    async with one.connect(bob) as first, other.connect(cyd) as second:
+        for _ in range(5):
+            room_id = await one.create_room(ada)
+            await act(one, ada, "PATCH", room_id, settings={"maxMembers": 2})
+            replies: list[str] = []
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(join, first, room_id, replies)
+                nursery.start_soon(join, second, room_id, replies)
+            assert sorted(replies) == ["limit_reached", "ok"]
