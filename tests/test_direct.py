@@ -174,7 +174,8 @@ async def test_what_is_refused_makes_no_room(daemon: Daemon) -> None:
             ({"content": "  "}, "bad_message"),
             ({"content": "x" * 10_001}, "content_too_long"),
             ({"content": "x", "replyTo": "unknown"}, "not_found"),
-            ({"content": "x", "messageType": "image"}, "feature_disabled"),
+            ({"content": "x", "messageType": "image"}, "bad_message"),
+            ({"content": "x", "messageType": "image", "fileId": "unknown"}, "not_found"),
         ):
             assert (await client.ask(type="send_dm", recipientId=bob.id, **fields))["code"] == code
         assert await is_silent(other)
