@@ -151,7 +151,7 @@ async def pin(scene: Scene, subject: Subject) -> None:
 
 
 async def delete(scene: Scene, subject: Subject) -> None:
-    await changes.delete(scene, subject, deleted_by=subject.sender_id)
+    await changes.delete(scene, subject, deleted_by=subject.sender_id, file_until_ms=0)
     event = MessageDeleted(
         room_id=scene.room_id, seq=scene.next_seq(), message_id=subject.id, deleted_by=subject.sender_id, deleted_at=""
     )
