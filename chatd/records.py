@@ -267,6 +267,11 @@ _message_decoder: Final = msgspec.json.Decoder(Message)
 decode_message: Final = _message_decoder.decode
 
 
+_attachment_decoder: Final = msgspec.json.Decoder(Attachment)
+#: What a message shows of its file as it is kept, out of its JSON.
+decode_attachment: Final = _attachment_decoder.decode
+
+
 _reactions_decoder: Final = msgspec.json.Decoder(list[Reaction])
 #: The reactions of a message as they are kept, out of their JSON.
 decode_reactions: Final = _reactions_decoder.decode

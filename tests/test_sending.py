@@ -84,9 +84,9 @@ async def test_a_message_over_http_is_heard_live_and_repeats_are_answered_with_t
 
 
 @pytest.mark.parametrize("fields", [{"messageType": "image"}, {"messageType": "file"}, {"fileId": "f"}])
-async def test_files_wait_for_their_feature(daemon: Daemon, fields: dict[str, str]) -> None:
+async def test_a_message_of_a_file_names_the_file_and_no_other_does(daemon: Daemon, fields: dict[str, str]) -> None:
     ada = await daemon.register("ada")
     room = await daemon.create_room(ada)
     async with daemon.connect(ada) as client:
         refused = await client.ask(type="send_message", roomId=room, content="x", **fields)
-        assert refused["code"] == "feature_disabled"
+        assert refused["code"] == "bad_message"

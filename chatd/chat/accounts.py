@@ -15,6 +15,7 @@ from email_validator import EmailNotValidError, validate_email
 from chatd import telemetry
 from chatd.bus.port import Notice
 from chatd.chat.context import Chat, take, tell_all
+from chatd.chat.files import check_avatar, look_at_ms
 from chatd.errors import Refusal, bad_fields
 from chatd.identity.passwords import MAX_PASSWORD_BYTES
 from chatd.identity.tokens import Claims, hash_refresh_token, new_refresh_token
@@ -237,6 +238,7 @@ class AccountChange:
     username: str | None = None
     display_name: str | None = None
     status_message: str | None = None
+    avatar_file_id: str | None = None
     password: str | None = None
     old_password: str | None = None
 
@@ -259,11 +261,15 @@ async def change_account(chat: Chat, account: Account, caller: Caller, change: A
     if new_name is not None:
         detail = f"You may change your name {chat.rates.renames.burst} times an hour; wait a little."
         await take(chat, "renames:" + account.id, chat.rates.renames, detail)
+    if change.avatar_file_id:
+        await check_avatar(chat, account.id, change.avatar_file_id)
     profile = None if changed is account else Profile.of(changed)
     try:
         await chat.accounts.change(account.id, profile, password, now_ms=chat.clock())
     except Conflict:
         raise conflict(["username"]) from None
+    if account.avatar_file_id not in (None, changed.avatar_file_id):
+        await chat.files.release(account.avatar_file_id, look_at_ms=look_at_ms(chat))
     if profile is not None:
         tell_all(chat, Notice("profile_changed", account.id, username=new_name))
         chat.presence.note_change(account.id)
@@ -287,13 +293,15 @@ def _faults(change: AccountChange, min_password_length: int) -> dict[str, str]:
 def _with_profile(account: Account, change: AccountChange) -> Account:
     """The account with its new profile; the very same one if nothing of it is given."""
     username, display_name, status_message = change.username, change.display_name, change.status_message
-    if username is display_name is status_message is None:
+    avatar_file_id = change.avatar_file_id
+    if username is display_name is status_message is avatar_file_id is None:
         return account
     return replace(
         account,
         username=account.username if username is None else username,
         display_name=account.display_name if display_name is None else display_name or None,
         status_message=account.status_message if status_message is None else status_message or None,
+        avatar_file_id=account.avatar_file_id if avatar_file_id is None else avatar_file_id or None,
     )
 
 

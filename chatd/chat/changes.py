@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from chatd.chat.content import clean_content
+from chatd.chat.files import look_at_ms
 from chatd.chat.links import with_links
 from chatd.chat.permissions import check_may
 from chatd.errors import Refusal
@@ -106,7 +107,7 @@ async def delete_message(chat: Chat, session: Session, message: DeleteMessage) -
         if subject.is_deleted:
             return
         seq = scene.next_seq()
-        await changes.delete(scene, subject, deleted_by=user_id)
+        await changes.delete(scene, subject, deleted_by=user_id, file_until_ms=look_at_ms(chat))
         event = MessageDeleted(
             room_id=scene.room_id,
             seq=seq,

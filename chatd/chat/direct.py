@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from chatd.bus.port import Notice
-from chatd.chat.content import check_metadata, hash_request
+from chatd.chat.content import check_metadata
 from chatd.chat.context import tell_all
-from chatd.chat.messages import Acknowledgement, Draft, Sender, prepare
+from chatd.chat.messages import Acknowledgement, Draft, Sender, hash_draft, prepare
 from chatd.errors import Refusal
 from chatd.ids import new_id
 from chatd.protocol import UnreadDms
@@ -65,9 +65,7 @@ async def send_dm(chat: Chat, session: Session, message: SendDm) -> None:
             post.room_id = pair.room_id
             metadata = check_metadata(draft.metadata, chat.options.limits)
             if post.request_hash is not None:
-                post.request_hash = hash_request(
-                    post.room_id, draft.message_type, draft.content, draft.reply_to, metadata
-                )
+                post.request_hash = hash_draft(draft, post.room_id, metadata)
     if post.room_id not in session.rooms:
         # The notice of it is still on its way here.
         await chat.hub.activate([post.room_id])

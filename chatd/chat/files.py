@@ -110,7 +110,7 @@ async def _keep(chat: Chat, file: File, made: Made) -> None:
         await _keep_piece(chat, piece)
     quota = chat.options.uploads.quota_bytes
     try:
-        is_added = await chat.files.add(file, quota_bytes=quota, look_at_ms=_look_at(chat))
+        is_added = await chat.files.add(file, quota_bytes=quota, look_at_ms=look_at_ms(chat))
     except Conflict:
         raise Refusal("conflict", "Storing the file took too long; send it again.") from None
     if not is_added:
@@ -133,7 +133,7 @@ def _over_quota(quota: int) -> Refusal:
     return Refusal("limit_reached", f"Your files may have {quota} bytes together; remove some that you do not need.")
 
 
-def _look_at(chat: Chat) -> int:
+def look_at_ms(chat: Chat) -> int:
     """When it is to be looked at whether something shows a file, from now."""
     return chat.clock() + chat.options.uploads.keep_unshown_hours * HOUR_MS
 
@@ -251,10 +251,16 @@ async def attach(chat: Chat, user_id: str, *, message_type: str, file_id: str | 
     )
 
 
+async def check_avatar(chat: Chat, user_id: str, file_id: str) -> None:
+    """Have one's own image kept for one's profile. Raises `Refusal` where it is none."""
+    if (await hold(chat, user_id, file_id)).width is None:
+        raise Refusal("bad_message", "The field `avatarFileId` is that of an image; this file is none.")
+
+
 async def hold(chat: Chat, user_id: str, file_id: str) -> File:
     """One's own file, which is not removed while it is about to be shown. Raises `Refusal` (`not_found`)."""
     until = chat.clock() + HOLD_MS
-    file = await chat.files.hold(file_id, user_id, until_ms=until, look_at_ms=_look_at(chat))
+    file = await chat.files.hold(file_id, user_id, until_ms=until, look_at_ms=look_at_ms(chat))
     if file is None:
         raise Refusal("not_found", "There is no file of yours with this id; POST /api/upload gives one.")
     return file

@@ -59,6 +59,7 @@ class ProfileChange(_Form, frozen=True, kw_only=True):
     username: str | None = None
     display_name: str | None = None
     status_message: str | None = None
+    avatar_file_id: str | None = None
     password: str | None = None
     old_password: str | None = None
 

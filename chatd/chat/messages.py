@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from chatd.bus.room import MESSAGE_CHANGES
 from chatd.chat.content import check_client_message_id, check_metadata, clean_content, hash_request
 from chatd.chat.context import take
+from chatd.chat.features import check_feature
+from chatd.chat.files import attach
 from chatd.chat.links import with_links
 from chatd.chat.permissions import check_may
 from chatd.chat.receipts import read_cursors
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from chatd.bus.room import ActiveRoom
     from chatd.chat.context import Chat
     from chatd.chat.session import Session
+    from chatd.records import Attachment
 
 
 #: How often a page is read anew because its messages changed meanwhile.
@@ -118,15 +121,14 @@ async def prepare(chat: Chat, sender: Sender, draft: SendMessage | Draft, settle
         check_may(sender.role, "send")
     content = clean_content(chat, draft.content, draft.message_type)
     client_message_id = draft.client_message_id
-    if draft.message_type in ("image", "file") or draft.file_id is not None:
-        raise Refusal("feature_disabled", "This server does not take files yet; send text or code.")
     metadata = check_metadata(draft.metadata, limits)
     request_hash = None
     if client_message_id is not None:
         check_client_message_id(client_message_id, limits)
-        request_hash = hash_request(draft.room_id, draft.message_type, draft.content, draft.reply_to, metadata)
+        request_hash = hash_draft(draft, draft.room_id, metadata)
     if draft.reply_to is not None and not await chat.messages.is_living(draft.room_id, draft.reply_to):
         raise Refusal("not_found", "There is no message `replyTo` in this room, or it was deleted.")
+    attachment = await _attach(chat, sender, draft)
     detail = f"You may send {limits.messages_per_minute} messages a minute; wait a little."
     await take(chat, "messages:" + sender.user_id, chat.rates.messages, detail)
     chat.typists.stop(draft.room_id, sender.user_id)
@@ -142,7 +144,29 @@ async def prepare(chat: Chat, sender: Sender, draft: SendMessage | Draft, settle
         metadata=metadata if listed is draft.metadata else encode_json(listed),
         client_message_id=client_message_id,
         request_hash=request_hash,
+        attachment=attachment,
     )
+
+
+def hash_draft(draft: SendMessage | SendDm | Draft, room_id: str, metadata: bytes | None) -> str:
+    """What tells a message from others that its sender sends to this room."""
+    # Without a file the same as before there were any: what was stored then is known as a repeat.
+    file_id = () if draft.file_id is None else (draft.file_id,)
+    return hash_request(room_id, draft.message_type, draft.content, draft.reply_to, metadata, *file_id)
+
+
+async def _attach(chat: Chat, sender: Sender, draft: SendMessage | Draft) -> Attachment | None:
+    """The file of a message, if it has one. Raises `Refusal`, but for what is stored already and only sent again."""
+    if draft.file_id is None and draft.message_type not in ("image", "file"):
+        return None
+    try:
+        check_feature(chat, "uploads")
+        return await attach(chat, sender.user_id, message_type=draft.message_type, file_id=draft.file_id)
+    except Refusal:
+        key = draft.client_message_id
+        if key is None or not await chat.messages.is_stored(sender.user_id, key):
+            raise
+        return None
 
 
 async def _is_repeat(chat: Chat, sender: Sender, draft: SendMessage | Draft) -> bool:

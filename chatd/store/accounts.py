@@ -66,10 +66,14 @@ class Profile(NamedTuple):
     username_key: str
     display_name: str | None
     status_message: str | None
+    avatar_file_id: str | None = None
 
     @classmethod
     def of(cls, account: Account) -> Profile:
-        return cls(account.username, account.username.casefold(), account.display_name, account.status_message)
+        return cls(
+            account.username, account.username.casefold(), account.display_name, account.status_message,
+            account.avatar_file_id,
+        )  # fmt: skip
 
 
 class ProfileRow(NamedTuple):

@@ -67,8 +67,10 @@ async def show_metadata(scene: Scene, message_id: str, metadata: bytes) -> Messa
     return as_shown(row)
 
 
-async def delete(scene: Scene, subject: Subject, *, deleted_by: str) -> None:
-    """Leave of a message only that it was there, whose it was and when."""
+async def delete(scene: Scene, subject: Subject, *, deleted_by: str, file_until_ms: int) -> None:
+    """Leave of a message only that it was there, whose it was and when; its file until somebody looks at that."""
+    if subject.message_type in ("image", "file"):
+        await scene.run("changes.release_file", id=subject.id, look_at=file_until_ms)
     await scene.run("changes.delete", id=subject.id, deleted_by=deleted_by, now=scene.now_ms)
     if subject.reactions:
         await scene.run("changes.forget_reactions", id=subject.id)

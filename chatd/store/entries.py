@@ -15,7 +15,7 @@ from chatd.bus.port import Event
 from chatd.errors import Refusal
 from chatd.ids import new_id
 from chatd.protocol import NewDm, NewMessage, UserJoined, UserLeft, encode
-from chatd.records import Message, Raw, format_time
+from chatd.records import Attachment, Message, Raw, encode_json, format_time
 
 
 class Stored(NamedTuple):
@@ -49,6 +49,7 @@ class Post:
     metadata: bytes | None = None
     client_message_id: str | None = None
     request_hash: str | None = None
+    attachment: Attachment | None = None
     message_id: str = field(default_factory=new_id)
 
 
@@ -183,12 +184,14 @@ def _post(entry: Post, head: Head, batch: Batch, numbered: Numbered, created_at:
         client_message_id=client_message_id,
         reply_to=entry.reply_to,
         metadata=None if metadata is None else Raw(metadata),
+        attachment=entry.attachment,
     )
     event = NewDm(message=message) if head.kind == "direct" else NewMessage(message=message)
     numbered.events.append(Event(room_id, seq, "new_message", encode(event), sender_id))
     numbered.message_rows.append((
         message_id, room_id, seq, head.message_count, sender_id, entry.message_type, entry.content, entry.reply_to,
         None if metadata is None else metadata.decode(), client_message_id, entry.request_hash, batch.now_ms,
+        *_file_columns(entry),
     ))  # fmt: skip
     numbered.changed_rooms.add(room_id)
     return stored
@@ -304,9 +307,15 @@ def rows_of_posts(entries: Sequence[Post]) -> list[tuple[object, ...]] | None:
         metadata = None if entry.metadata is None else entry.metadata.decode()
         rows.append((
             entry.message_id, entry.room_id, place, entry.sender_id, entry.message_type, entry.content, entry.reply_to,
-            metadata, entry.client_message_id, entry.request_hash,
+            metadata, entry.client_message_id, entry.request_hash, *_file_columns(entry),
         ))  # fmt: skip
     return rows
+
+
+def _file_columns(entry: Post) -> tuple[str | None, str | None]:
+    """The id of the message's file, and what is shown of it as JSON text."""
+    attachment = entry.attachment
+    return (None, None) if attachment is None else (attachment.file_id, encode_json(attachment).decode())
 
 
 def rows_of_heads(room_ids: Iterable[str], heads: Mapping[str, Head]) -> list[tuple[str, int, int, int, int]]:

@@ -10,6 +10,7 @@ from chatd.records import (
     Message,
     Raw,
     Reaction,
+    decode_attachment,
     decode_reactions,
     encode_json,
     format_time,
@@ -171,7 +172,7 @@ def _event_of_row(row: Sequence[Any], edited: Edited) -> Event:
 
 def as_shown(row: Sequence[Any]) -> Message:
     """A row with the columns of `messages.before` as the message is now, with its pin and its reactions."""
-    *_, pinned_at, reactions = row
+    *_, pinned_at, reactions, _ = row
     return message_of(
         row,
         pinned=True if pinned_at is not None else None,
@@ -182,7 +183,7 @@ def as_shown(row: Sequence[Any]) -> Message:
 def message_of(row: Sequence[Any], *, pinned: bool | None = None, reactions: list[Reaction] | None = None) -> Message:
     """The same as a new message: what came after it, but for an edit or its deletion, is told by other events."""
     (message_id, room_id, seq, sender_id, sender_name, message_type, content, created_at, client_message_id, reply_to,
-     metadata, edited_at, deleted_at, _, _) = row  # fmt: skip
+     metadata, edited_at, deleted_at, _, _, attachment) = row  # fmt: skip
     return Message(
         id=message_id,
         room_id=room_id,
@@ -195,6 +196,7 @@ def message_of(row: Sequence[Any], *, pinned: bool | None = None, reactions: lis
         client_message_id=client_message_id,
         reply_to=reply_to,
         metadata=None if metadata is None else Raw(metadata.encode()),
+        attachment=None if attachment is None else decode_attachment(attachment),
         edited_at=format_time_or_none(edited_at),
         deleted_at=format_time_or_none(deleted_at),
         pinned=pinned,

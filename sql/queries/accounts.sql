@@ -32,7 +32,7 @@ FROM users WHERE username_key > :after ORDER BY username_key LIMIT :limit;
 -- name: change_profile
 UPDATE users
 SET username = :username, username_key = :username_key, display_name = :display_name,
-    status_message = :status_message, updated_at = :now
+    status_message = :status_message, avatar_file_id = :avatar_file_id, updated_at = :now
 WHERE id = :id;
 
 -- name: change_password

@@ -15,9 +15,13 @@ UPDATE messages SET metadata = :metadata WHERE id = :id;
 -- name: delete
 -- Nothing of what was said stays, nor a hash of it; the key does, so that a repeat is known.
 UPDATE messages
-SET content = '', metadata = NULL, file_id = NULL, request_hash = NULL, reactions = NULL, pinned_at = NULL,
+SET content = '', metadata = NULL, file_id = NULL, attachment = NULL, request_hash = NULL, reactions = NULL, pinned_at = NULL,
     pinned_by = NULL, deleted_at = :now, deleted_by = :deleted_by
 WHERE id = :id;
+
+-- name: release_file
+-- The file that a message shows is looked at again later.
+UPDATE file_uploads SET look_at = :look_at WHERE id = (SELECT file_id FROM messages WHERE id = :id);
 
 -- name: forget_reactions
 DELETE FROM message_reactions WHERE message_id = :id;

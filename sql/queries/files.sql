@@ -63,7 +63,8 @@ UPDATE file_uploads SET look_at = :look_at WHERE id = :id;
 
 -- name: shown
 -- Whether anything shows a file, or may be about to; of files that are no other user's.
-SELECT EXISTS (SELECT 1 FROM messages WHERE file_id = file.id)
+SELECT EXISTS (SELECT 1 FROM messages JOIN rooms ON rooms.id = messages.room_id AND rooms.deleted_at IS NULL
+               WHERE messages.file_id = file.id)
        OR EXISTS (SELECT 1 FROM users WHERE avatar_file_id = file.id),
        file.held_until > :now
 FROM file_uploads AS file WHERE file.id = :id AND file.owner_id = :owner_id LIMIT 1;
@@ -71,12 +72,14 @@ FROM file_uploads AS file WHERE file.id = :id AND file.owner_id = :owner_id LIMI
 -- name: remove_own
 DELETE FROM file_uploads
 WHERE id = :id AND owner_id = :owner_id AND held_until <= :now
-  AND NOT EXISTS (SELECT 1 FROM messages WHERE file_id = file_uploads.id)
+  AND NOT EXISTS (SELECT 1 FROM messages JOIN rooms ON rooms.id = messages.room_id AND rooms.deleted_at IS NULL
+               WHERE messages.file_id = file_uploads.id)
   AND NOT EXISTS (SELECT 1 FROM users WHERE avatar_file_id = file_uploads.id);
 
 -- name: due
--- Files whose time has come to be looked at, and whether anything shows them.
-SELECT id, EXISTS (SELECT 1 FROM messages WHERE file_id = file.id)
+-- What rooms show that were deleted nobody sees. Files whose time has come to be looked at, and whether anything shows them.
+SELECT id, EXISTS (SELECT 1 FROM messages JOIN rooms ON rooms.id = messages.room_id AND rooms.deleted_at IS NULL
+               WHERE messages.file_id = file.id)
            OR EXISTS (SELECT 1 FROM users WHERE avatar_file_id = file.id)
 FROM file_uploads AS file WHERE look_at <= :now ORDER BY look_at LIMIT :limit;
 
@@ -84,8 +87,10 @@ FROM file_uploads AS file WHERE look_at <= :now ORDER BY look_at LIMIT :limit;
 -- Who is about to show it has moved its time.
 DELETE FROM file_uploads
 WHERE id = :id AND look_at <= :now
-  AND NOT EXISTS (SELECT 1 FROM messages WHERE file_id = file_uploads.id)
-  AND NOT EXISTS (SELECT 1 FROM users WHERE avatar_file_id = file_uploads.id);
+  AND NOT EXISTS (SELECT 1 FROM messages JOIN rooms ON rooms.id = messages.room_id AND rooms.deleted_at IS NULL
+               WHERE messages.file_id = file_uploads.id)
+  AND NOT EXISTS (SELECT 1 FROM users WHERE avatar_file_id = file_uploads.id)
+RETURNING id;
 
 -- name: unused_blobs
 -- Blobs that no file is made of and that nobody is storing. An upload that broke off left some of them.

@@ -29,7 +29,8 @@ SELECT (
 WITH entry AS MATERIALIZED (
     SELECT entry ->> 0 AS id, entry ->> 1 AS room_id, (entry ->> 2)::bigint AS place, entry ->> 3 AS sender_id,
            entry ->> 4 AS message_type, entry ->> 5 AS content, entry ->> 6 AS reply_to, entry ->> 7 AS metadata,
-           entry ->> 8 AS client_message_id, entry ->> 9 AS request_hash
+           entry ->> 8 AS client_message_id, entry ->> 9 AS request_hash, entry ->> 10 AS file_id,
+           entry ->> 11 AS attachment
     FROM json_array_elements(:messages) AS entry
 ), room AS MATERIALIZED (
     SELECT id, kind, last_seq, message_count, member_count, max_members, slow_mode_s, standing_seq FROM rooms
@@ -51,10 +52,10 @@ WITH entry AS MATERIALIZED (
     )
 ), stored AS (
     INSERT INTO messages (id, room_id, seq, count_in_room, sender_id, message_type, content, reply_to, metadata,
-                          client_message_id, request_hash, created_at)
+                          client_message_id, request_hash, created_at, file_id, attachment)
     SELECT entry.id, entry.room_id, room.last_seq + entry.place, room.message_count + entry.place, entry.sender_id,
            entry.message_type, entry.content, entry.reply_to, entry.metadata, entry.client_message_id,
-           entry.request_hash, :now
+           entry.request_hash, :now, entry.file_id, entry.attachment
     FROM entry JOIN room ON room.id = entry.room_id
     WHERE NOT EXISTS (SELECT FROM obstacle)
 ), advanced AS (
@@ -79,9 +80,9 @@ LEFT JOIN room_bans ON room_bans.room_id = key ->> 0 AND room_bans.user_id = key
 
 -- name: add_messages
 INSERT INTO messages (id, room_id, seq, count_in_room, sender_id, message_type, content, reply_to, metadata,
-                      client_message_id, request_hash, created_at)
+                      client_message_id, request_hash, created_at, file_id, attachment)
 SELECT entry ->> 0, entry ->> 1, (entry ->> 2)::bigint, (entry ->> 3)::bigint, entry ->> 4, entry ->> 5, entry ->> 6, entry ->> 7,
-       entry ->> 8, entry ->> 9, entry ->> 10, (entry ->> 11)::bigint
+       entry ->> 8, entry ->> 9, entry ->> 10, (entry ->> 11)::bigint, entry ->> 12, entry ->> 13
 FROM json_array_elements(:messages) AS entry;
 
 -- name: add_events

@@ -26,9 +26,9 @@ LEFT JOIN room_bans ON room_bans.room_id = key.value ->> 0 AND room_bans.user_id
 
 -- name: add_messages
 INSERT INTO messages (id, room_id, seq, count_in_room, sender_id, message_type, content, reply_to, metadata,
-                      client_message_id, request_hash, created_at)
+                      client_message_id, request_hash, created_at, file_id, attachment)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
-       value ->> 8, value ->> 9, value ->> 10, value ->> 11
+       value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13
 FROM json_each(:messages);
 
 -- name: add_events

@@ -5,7 +5,8 @@
 SELECT wanted.n, rooms.kind,
        messages.id, messages.room_id, messages.seq, messages.sender_id, users.username, messages.message_type,
        messages.content, messages.created_at, messages.client_message_id, messages.reply_to, messages.metadata,
-       messages.edited_at, messages.deleted_at, messages.pinned_at, messages.reactions
+       messages.edited_at, messages.deleted_at, messages.pinned_at, messages.reactions,
+       messages.attachment
 FROM json_to_recordset(:stretches) AS wanted (n integer, room_id text, after bigint, until bigint)
 JOIN rooms ON rooms.id = wanted.room_id
 JOIN messages ON messages.room_id = rooms.id AND messages.seq > wanted.after AND messages.seq <= wanted.until
@@ -23,6 +24,7 @@ JOIN room_events ON room_events.room_id = wanted.room_id AND room_events.seq > w
 -- The messages with these ids, which come as one JSON text. LIMIT: one row an id.
 SELECT messages.id, messages.room_id, messages.seq, messages.sender_id, users.username, messages.message_type,
        messages.content, messages.created_at, messages.client_message_id, messages.reply_to, messages.metadata,
-       messages.edited_at, messages.deleted_at, messages.pinned_at, messages.reactions
+       messages.edited_at, messages.deleted_at, messages.pinned_at, messages.reactions,
+       messages.attachment
 FROM json_array_elements_text(:ids) AS wanted JOIN messages ON messages.id = wanted
 JOIN users ON users.id = messages.sender_id;

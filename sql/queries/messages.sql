@@ -4,7 +4,8 @@
 -- The newest messages below a seq, newest first.
 SELECT messages.id, messages.room_id, messages.seq, messages.sender_id, users.username, messages.message_type,
        messages.content, messages.created_at, messages.client_message_id, messages.reply_to, messages.metadata,
-       messages.edited_at, messages.deleted_at, messages.pinned_at, messages.reactions
+       messages.edited_at, messages.deleted_at, messages.pinned_at, messages.reactions,
+       messages.attachment
 FROM messages JOIN users ON users.id = messages.sender_id
 WHERE messages.room_id = :room_id AND messages.seq < :before
 ORDER BY messages.seq DESC LIMIT :limit OFFSET :offset;
@@ -13,7 +14,8 @@ ORDER BY messages.seq DESC LIMIT :limit OFFSET :offset;
 -- The oldest messages above a seq and below another, oldest first.
 SELECT messages.id, messages.room_id, messages.seq, messages.sender_id, users.username, messages.message_type,
        messages.content, messages.created_at, messages.client_message_id, messages.reply_to, messages.metadata,
-       messages.edited_at, messages.deleted_at, messages.pinned_at, messages.reactions
+       messages.edited_at, messages.deleted_at, messages.pinned_at, messages.reactions,
+       messages.attachment
 FROM messages JOIN users ON users.id = messages.sender_id
 WHERE messages.room_id = :room_id AND messages.seq > :after AND messages.seq < :before
 ORDER BY messages.seq LIMIT :limit;
@@ -33,7 +35,8 @@ SELECT 1 FROM messages WHERE id = :id AND room_id = :room_id AND deleted_at IS N
 -- One message, where it stands in this room.
 SELECT messages.id, messages.room_id, messages.seq, messages.sender_id, users.username, messages.message_type,
        messages.content, messages.created_at, messages.client_message_id, messages.reply_to, messages.metadata,
-       messages.edited_at, messages.deleted_at, messages.pinned_at, messages.reactions
+       messages.edited_at, messages.deleted_at, messages.pinned_at, messages.reactions,
+       messages.attachment
 FROM messages JOIN users ON users.id = messages.sender_id
 WHERE messages.id = :id AND messages.room_id = :room_id LIMIT 1;
 
@@ -52,7 +55,8 @@ SELECT 1 FROM messages WHERE sender_id = :sender_id AND client_message_id = :key
 -- What is pinned in a room, the newest pin first.
 SELECT messages.id, messages.room_id, messages.seq, messages.sender_id, users.username, messages.message_type,
        messages.content, messages.created_at, messages.client_message_id, messages.reply_to, messages.metadata,
-       messages.edited_at, messages.deleted_at, messages.pinned_at, messages.reactions
+       messages.edited_at, messages.deleted_at, messages.pinned_at, messages.reactions,
+       messages.attachment
 FROM messages JOIN users ON users.id = messages.sender_id
 WHERE messages.room_id = :room_id AND messages.pinned_at IS NOT NULL
 ORDER BY messages.pinned_at DESC, messages.seq DESC LIMIT :limit OFFSET :offset;
@@ -61,7 +65,8 @@ ORDER BY messages.pinned_at DESC, messages.seq DESC LIMIT :limit OFFSET :offset;
 -- The oldest replies to a message above a seq, oldest first.
 SELECT messages.id, messages.room_id, messages.seq, messages.sender_id, users.username, messages.message_type,
        messages.content, messages.created_at, messages.client_message_id, messages.reply_to, messages.metadata,
-       messages.edited_at, messages.deleted_at, messages.pinned_at, messages.reactions
+       messages.edited_at, messages.deleted_at, messages.pinned_at, messages.reactions,
+       messages.attachment
 FROM messages JOIN users ON users.id = messages.sender_id
 WHERE messages.reply_to = :id AND messages.room_id = :room_id AND messages.seq > :after
 ORDER BY messages.seq LIMIT :limit OFFSET :offset;
@@ -70,7 +75,8 @@ ORDER BY messages.seq LIMIT :limit OFFSET :offset;
 -- The newest replies to a message below a seq, newest first.
 SELECT messages.id, messages.room_id, messages.seq, messages.sender_id, users.username, messages.message_type,
        messages.content, messages.created_at, messages.client_message_id, messages.reply_to, messages.metadata,
-       messages.edited_at, messages.deleted_at, messages.pinned_at, messages.reactions
+       messages.edited_at, messages.deleted_at, messages.pinned_at, messages.reactions,
+       messages.attachment
 FROM messages JOIN users ON users.id = messages.sender_id
 WHERE messages.reply_to = :id AND messages.room_id = :room_id AND messages.seq < :before
 ORDER BY messages.seq DESC LIMIT :limit;

@@ -5,7 +5,8 @@
 SELECT json_extract(wanted.value, '$.n'), rooms.kind,
        messages.id, messages.room_id, messages.seq, messages.sender_id, users.username, messages.message_type,
        messages.content, messages.created_at, messages.client_message_id, messages.reply_to, messages.metadata,
-       messages.edited_at, messages.deleted_at, messages.pinned_at, messages.reactions
+       messages.edited_at, messages.deleted_at, messages.pinned_at, messages.reactions,
+       messages.attachment
 FROM json_each(:stretches) AS wanted
 JOIN rooms ON rooms.id = json_extract(wanted.value, '$.room_id')
 JOIN messages ON messages.room_id = rooms.id AND messages.seq > json_extract(wanted.value, '$.after')
@@ -25,6 +26,7 @@ JOIN room_events ON room_events.room_id = json_extract(wanted.value, '$.room_id'
 -- The messages with these ids, which come as one JSON text. LIMIT: one row an id.
 SELECT messages.id, messages.room_id, messages.seq, messages.sender_id, users.username, messages.message_type,
        messages.content, messages.created_at, messages.client_message_id, messages.reply_to, messages.metadata,
-       messages.edited_at, messages.deleted_at, messages.pinned_at, messages.reactions
+       messages.edited_at, messages.deleted_at, messages.pinned_at, messages.reactions,
+       messages.attachment
 FROM json_each(:ids) AS wanted JOIN messages ON messages.id = wanted.value
 JOIN users ON users.id = messages.sender_id;

@@ -63,6 +63,7 @@ async def change_own_profile(chat: Chat, call: Call) -> Response:
         username=form.username,
         display_name=form.display_name,
         status_message=form.status_message,
+        avatar_file_id=form.avatar_file_id,
         password=form.password,
         old_password=form.old_password,
     )
