@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 
 from chatd.protocol import RoomChange, ServerMessage
 from chatd.verify.acks import AckJudge
+from chatd.verify.contents import ContentJudge
 from chatd.verify.findings import Fault, Findings, Witness
 from chatd.verify.requests import Requests
-from chatd.verify.truth import differences, is_same_event
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 KNOWN: Final = frozenset(str(kind.__struct_config__.tag) for kind in get_args(ServerMessage))
 DURABLE: Final = frozenset(str(kind.__struct_config__.tag) for kind in get_args(RoomChange))
 NEW: Final = frozenset({"new_message", "new_dm"})
-#: A device hears of these when another one of its user has just left the room.
-OF_SHARED: Final = frozenset({"not_a_member", "not_found"})
+#: A device hears of these when its user has just left the room by another one, or was removed from it.
+OF_NO_MEMBERS: Final = frozenset({"not_a_member", "not_found"})
+#: Requests that nothing but a room could be missing for.
+OF_ROOMS: Final = frozenset({"get_history", "join_room", "leave_room", "typing_start", "typing_stop"})
 #: Seconds after which somebody who left must have been told of it on a connection that lives.
 TOLD_WITHIN_S: Final = 15.0
 
@@ -34,11 +36,13 @@ class Rules(NamedTuple):
     """What is expected of a run beyond the promises.
 
     `is_settled`: its clients were connected at the end and had the time to hear everything. `is_peaceful`: nobody
-    asked for what is refused for good. Past `max_resume_events` a resume may be refused as too old.
+    asked for what is refused for good, but with one of the codes `tolerated`. Past `max_resume_events` a resume may be
+    refused as too old.
     """
 
     is_settled: bool = False
     is_peaceful: bool = False
+    tolerated: frozenset[str] = frozenset()
     max_resume_events: int = 10_000
 
 
@@ -84,6 +88,7 @@ class StayJudge:
         self.is_over = False
         self._requests = Requests()
         self._acks = AckJudge(self)
+        self._contents = ContentJudge(self)
         self._left_at_s: dict[str, float] = {}
         self._at_s = 0.0
         self._heard_at_s = 0.0
@@ -146,6 +151,8 @@ class StayJudge:
                 self._judge_history(message, request, must_hear)
             case "caught_up" | "resync":
                 self._judge_end_of_replay(message, must_hear)
+            case "unread_dms" if self.is_of_this_epoch:
+                self._contents.judge_unread(message["messages"])
             case "error":
                 self._judge_error(message, request)
             case "ok" if request.get("type") == "leave_room":
@@ -163,7 +170,7 @@ class StayJudge:
         self.findings.events += 1
         room = self.truth.room(room_id) if self.is_of_this_epoch else None
         if self.is_of_this_epoch:
-            self._compare(event, place, room)
+            self._contents.judge_event(event, room, room_id, seq)
         hearing = self.rooms.get(room_id)
         if hearing is None:
             hearing = self._judge_first(room, room_id, seq)
@@ -184,21 +191,6 @@ class StayJudge:
             del self.rooms[room_id]
             self._left_at_s.pop(room_id, None)
             must_hear.pop(room_id, None)
-
-    def _compare(self, event: Mapping[str, Any], place: Mapping[str, Any], room: RoomTruth | None) -> None:
-        """With what is stored."""
-        room_id, seq, kind = place["roomId"], place["seq"], event["type"]
-        about = {"room_id": room_id, "seq": seq, "message_id": place.get("id") if kind in NEW else None}
-        told = f"heard {kind} {seq} of room {room_id}, which is not what is stored"
-        if room is None:
-            self.blame(3, f"{told}: there is no such room", **about)
-        elif kind not in NEW:
-            if not is_same_event(self.truth.event(room_id, seq), event):
-                self.blame(3, told, **about)
-        elif (kept := self.truth.message(room_id, seq)) is None or kind != room.event_kind:
-            self.blame(3, f"{told}: no message is", **about)
-        elif wrong := differences(kept, place):
-            self.blame(3, f"{told}: another {' and '.join(wrong)}", **about)
 
     def _judge_first(self, room: RoomTruth | None, room_id: str, seq: int) -> Hearing:
         """An event of a room that is not heard: a device follows what another one has joined, from its beginning on."""
@@ -263,7 +255,7 @@ class StayJudge:
     def _judge_history(self, message: Mapping[str, Any], request: Mapping[str, Any], must_hear: dict[str, int]) -> None:
         room_id, seq = message["roomId"], message["seq"]
         if self.is_of_this_epoch:
-            self._compare_history(room_id, message["messages"])
+            self._contents.judge_page(room_id, message["messages"])
         if request.get("type") != "join_room":
             return
         must_hear[room_id] = seq
@@ -276,21 +268,6 @@ class StayJudge:
                 room_id=room_id, seq=seq,
             )  # fmt: skip
             hearing.position = seq
-
-    def _compare_history(self, room_id: str, messages: list[Mapping[str, Any]]) -> None:
-        """With what is stored; the messages of a page follow each other."""
-        before = None
-        for told in messages:
-            about = {"room_id": room_id, "seq": told["seq"], "message_id": told["id"]}
-            kept = None if self.truth.room(room_id) is None else self.truth.message(room_id, told["seq"])
-            wrong = ["message"] if kept is None else differences(kept, told)
-            if wrong:
-                detail = f"is given {told['seq']} of room {room_id} as history, which is not what is stored"
-                self.blame(3, f"{detail}: another {' and '.join(wrong)}", **about)
-            elif kept is not None:
-                if before is not None and kept.count_in_room != before + 1:
-                    self.blame(3, f"is given a history of room {room_id} that is not whole before {kept.seq}", **about)
-                before = kept.count_in_room
 
     def _judge_end_of_replay(self, message: Mapping[str, Any], must_hear: dict[str, int]) -> None:
         room_id, seq, kind = message["roomId"], message["seq"], message["type"]
@@ -335,8 +312,21 @@ class StayJudge:
             self._requests.refuse_hello(request)
         if request.get("type") == "join_room" and request.get("afterSeq") is not None and not error["temporary"]:
             self.rooms.pop(request["roomId"], None)
-        if self.rules.is_peaceful and not error["temporary"] and not (self.is_shared and code in OF_SHARED):
-            self.blame(None, f"asked {dict(request) or '?'} and heard {dict(error)}")
+        if error["temporary"] or not self.rules.is_peaceful:
+            return
+        asked = f"asked {dict(request) or '?'} and heard {dict(error)}"
+        if code not in self.rules.tolerated and not (self.is_shared and code in OF_NO_MEMBERS):
+            self.blame(None, asked)
+        elif (code == "not_a_member" or request.get("type") in OF_ROOMS) and self._is_member_for_good(request, code):
+            self.blame(None, f"{asked}, having been a member from before to the end")
+
+    def _is_member_for_good(self, request: Mapping[str, Any], code: str) -> bool:
+        """Whether this was refused as to no member, although the membership by which it hears the room lasts."""
+        room_id = request.get("roomId", "")
+        hearing = self.rooms.get(room_id)
+        if code not in OF_NO_MEMBERS or hearing is None or not self.is_of_this_epoch:
+            return False
+        return self._is_still_member(room_id, hearing.position)
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -354,6 +344,9 @@ class StayJudge:
             )  # fmt: skip
         for room_id, room in own.items():
             hearing = self.rooms.get(room_id)
+            if hearing is None and room.last_seq == 0:
+                # Nothing was ever told of it.
+                continue
             if hearing is None:
                 self.blame(4, f"is a member of room {room_id} at the end and does not hear it", room_id=room_id)
             elif hearing.asked is not None:
