@@ -383,3 +383,64 @@ async def test_a_member_who_does_not_hear_its_room_at_the_end_is_found(kept: tup
     diaries[0].lines[:] = [line for line in diaries[0].lines if line.stay == 0 and line.at_s == 0]
     faults = judge_diaries(found, diaries, is_settled=True).faults
     assert_found(faults, "is a member of room * at the end and does not hear it")
+
+
+# -- messages that were changed ---------------------------------------------------------------------------------------
+
+EDITED_MS: Final = 1_700_000_000_000
+#: Ada's third message as it is shown by now, edited or deleted.
+EDITED: Final = {"content": "other words", "editedAt": format_time(EDITED_MS)}
+DELETED: Final = {"content": "", "deletedAt": format_time(EDITED_MS)}
+STORED: Final = {
+    "edited": f"UPDATE messages SET content = 'other words', edited_at = {EDITED_MS} WHERE seq = 3",
+    "deleted": f"UPDATE messages SET content = '', deleted_at = {EDITED_MS} WHERE seq = 3",
+}
+#: How ada is told of it one time after the other, and what is wrong with that.
+CHANGED_IS_TOLD: Final[dict[str, tuple[str, list[dict[str, Any]], str]]] = {
+    "as it is": ("edited", [{}, EDITED, EDITED], ""),
+    "as it was": ("edited", [EDITED, {}], "as it was before it was edited at"),
+    "with words that it never had": ("edited", [{**EDITED, "content": "else"}], "with another content than is stored"),
+    "as edited later": (
+        "edited",
+        [{**EDITED, "editedAt": "2100-01-01T00:00:00.000Z"}],
+        "edited at 2100*which it was not",
+    ),
+    "as gone": ("deleted", [{}, DELETED, DELETED], ""),
+    "as it was before it was gone": ("deleted", [DELETED, {}], "as it was before it was deleted, of which it was told"),
+    "as gone and with what it said": ("deleted", [{**DELETED, "content": "ada-3"}], "with what it said before"),
+    "as gone and with reactions": ("deleted", [{**DELETED, "reactions": [1]}], "with what it said before"),
+    "as gone, which it is not": ("edited", [DELETED], "as deleted then, which it was not"),
+}
+
+
+@pytest.mark.parametrize("told", CHANGED_IS_TOLD)
+async def test_a_changed_message_is_told_as_it_is_by_then(kept: tuple[Path, list[Promise]], told: str) -> None:
+    became, states, wrong = CHANGED_IS_TOLD[told]
+    _, diaries = sound_diaries(kept[0])
+    with closing(sqlite3.connect(kept[0])) as connection:
+        connection.executescript(STORED[became])
+    ada = diaries[0]
+    third = ada.lines[line_of(ada, "new_message", 3)].message["message"]
+    for state in states:
+        tell(ada, type="room_history", roomId=third["roomId"], seq=17, messages=[third | state])
+    found = read_database(kept[0])
+    assert found.changed == {third["id"]}
+    judgement = judge_diaries(found, diaries, is_settled=True)
+    assert check_database(found, judgement.promises.values()) == []
+    if wrong:
+        assert_found(judgement.faults, wrong)
+    else:
+        assert judgement.faults == []
+
+
+async def test_a_refusal_is_tolerated_unless_its_client_was_a_member_all_the_time(
+    kept: tuple[Path, list[Promise]],
+) -> None:
+    found, diaries = sound_diaries(kept[0])
+    ada, room_id = diaries[0], next(iter(found.heads))
+    ada.lines.append(Line(40, 1, "sent", {"type": "edit_message", "id": "e", "messageId": "m", "content": "x"}))
+    tell(ada, type="error", id="e", code="not_found", temporary=False)
+    assert judge_diaries(found, diaries, is_settled=True).faults == []
+    ada.lines.append(Line(40, 1, "sent", {"type": "get_history", "id": "h", "roomId": room_id}))
+    tell(ada, type="error", id="h", code="not_a_member", temporary=False)
+    assert_found(judge_diaries(found, diaries, is_settled=True).faults, "having been a member from before to the end")

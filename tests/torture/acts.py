@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from tests.torture.connection import READ_BYTES
-from tests.torture.drafts import draft
+from tests.torture.drafts import draft, words
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -22,6 +23,11 @@ HALT_S: Final = (1.0, 40.0)
 UNREAD_PAGES: Final = 60
 #: How often who is not in a room comes back to it when it would like to do something there.
 COME_BACK: Final = 0.3
+#: To how many others one writes, how many rooms one makes, and with what messages are reacted to, more often than not.
+PEERS: Final = 5
+MADE_ROOMS: Final = 2
+EMOJI: Final = ("👍", "❤️", "🏳️‍🌈", ":tea:")
+ADDED: Final = 0.7
 
 
 async def send(client: TortureClient, stay: Stay, room_id: str) -> None:
@@ -94,6 +100,104 @@ async def read_by_http(client: TortureClient, stay: Stay, room_id: str) -> None:
     stay.excuse()
 
 
+async def whisper(client: TortureClient, stay: Stay, _: str) -> None:
+    """Send a direct message, to few others, so that conversations come of it."""
+    if not client.peers:
+        return
+    client.sent += 1
+    peer = client.peers[client.dice.randrange(min(PEERS, len(client.peers)))]
+    key = f"{client.name}-{client.sent}"
+    await client.post(stay, client.add_pending(draft(client.dice, key, "", (), recipient_id=peer)))
+
+
+async def edit(client: TortureClient, stay: Stay, _: str) -> None:
+    """Give one of one's messages other words."""
+    if client.own_ids:
+        content = words(client.dice, f"{client.name} has changed its mind")
+        await client.ask(stay, "edit_message", messageId=client.dice.choice(client.own_ids), content=content)
+
+
+async def delete(client: TortureClient, stay: Stay, _: str) -> None:
+    """Delete one of one's messages, now and then twice."""
+    if client.own_ids:
+        await client.ask(stay, "delete_message", messageId=client.dice.choice(client.own_ids))
+
+
+async def react(client: TortureClient, stay: Stay, room_id: str) -> None:
+    """Put an emoji to a message, or take it back."""
+    if heard := client.heard_ids.get(room_id):
+        kind = "add_reaction" if client.dice.random() < ADDED else "remove_reaction"
+        await client.ask(stay, kind, messageId=client.dice.choice(heard), emoji=client.dice.choice(EMOJI))
+
+
+async def pin(client: TortureClient, stay: Stay, _: str) -> None:
+    """Pin a message in a room of one's own, or unpin it."""
+    heard = [message_id for room_id in client.made for message_id in client.heard_ids.get(room_id, ())]
+    if heard:
+        kind = "pin_message" if client.dice.random() < ADDED else "unpin_message"
+        await client.ask(stay, kind, messageId=client.dice.choice(heard))
+
+
+async def mark(client: TortureClient, stay: Stay, room_id: str) -> None:
+    """Say how far one has read, in a room or in a conversation."""
+    room_id = client.dice.choice([room_id, *(client.direct & stay.positions.keys())])
+    form = client.dice.choice(({}, {"seq": client.dice.randint(0, stay.positions[room_id] + 1)}))
+    await client.ask(stay, "mark_as_read", roomId=room_id, **form)
+
+
+async def begin_typing(client: TortureClient, stay: Stay, room_id: str) -> None:
+    """Type, and stop again or not."""
+    await client.ask(stay, "typing_start", roomId=room_id)
+    if client.dice.random() < 0.5:
+        await client.ask(stay, "typing_stop", roomId=room_id)
+
+
+async def say_status(client: TortureClient, stay: Stay, _: str) -> None:
+    """Say how one is."""
+    status = client.dice.choice(("online", "away", "busy"))
+    await client.ask(stay, "update_status", status=status, statusMessage=f"at {client.seconds():.1f} s")
+
+
+async def make_room(client: TortureClient, stay: Stay, _: str) -> None:
+    """Make a room with some others, in which one has a say."""
+    if len(client.made) < MADE_ROOMS and client.peers:
+        members = client.dice.sample(client.peers, min(len(client.peers), client.dice.randint(1, 4)))
+        room_id = await client.web.make_room(f"of {client.name}", members)
+        if room_id is not None:
+            client.made[room_id] = members
+        stay.excuse()
+
+
+async def moderate(client: TortureClient, stay: Stay, _: str) -> None:
+    """Kick somebody, add them again, mute them for a moment, or give them another role."""
+    if not client.made:
+        return
+    room_id = client.dice.choice(list(client.made))
+    user_id = client.dice.choice(client.made[room_id])
+    until = datetime.now(UTC) + timedelta(seconds=client.dice.uniform(0.5, 3))
+    form = client.dice.choice((
+        ("DELETE", user_id, None),
+        ("POST", "", {"userId": user_id}),
+        ("PATCH", user_id, {"mutedUntil": until.isoformat(timespec="milliseconds")}),
+        ("PATCH", user_id, {"role": client.dice.choice(("readonly", "member", "moderator"))}),
+    ))  # fmt: skip
+    method, whom, body = form
+    await client.web.moderate(method, room_id, whom, body)
+    stay.excuse()
+
+
+async def look_around(client: TortureClient, stay: Stay, room_id: str) -> None:
+    """Read one of the lists that are made for a user."""
+    paths = [
+        "/api/chats", "/api/notifications", "/api/direct-messages/unread", f"/api/search?q={client.name}",
+        f"/api/rooms/{room_id}/members", f"/api/rooms/{room_id}/pins",
+    ]  # fmt: skip
+    if heard := client.heard_ids.get(room_id):
+        paths += [f"/api/messages/{client.dice.choice(heard)}/{what}" for what in ("receipts", "thread")]
+    await client.web.look(client.dice.choice(paths))
+    stay.excuse()
+
+
 async def dawdle(client: TortureClient, stay: Stay, _: str) -> None:
     """Read slowly for a while."""
     stay.connection.read_bytes, stay.connection.rest_s = SLOW_BYTES, SLOW_REST_S
@@ -125,6 +229,17 @@ ACTS: Final[Mapping[str, tuple[Callable[[TortureClient, Stay, str], Awaitable[No
     "read by HTTP": (read_by_http, 4),
     "dawdle": (dawdle, 1),
     "halt": (halt, 0.4),
+    "whisper": (whisper, 10),
+    "edit": (edit, 8),
+    "delete": (delete, 4),
+    "react": (react, 8),
+    "pin": (pin, 3),
+    "mark": (mark, 6),
+    "type": (begin_typing, 4),
+    "say status": (say_status, 2),
+    "make room": (make_room, 1.5),
+    "moderate": (moderate, 4),
+    "look around": (look_around, 3),
 }
 NAMES: Final = list(ACTS)
 WEIGHTS: Final = [weight for _, weight in ACTS.values()]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import trio
 
+from chatd.store.inspection import KeptMessage
 from chatd.verify.findings import Findings
 from chatd.verify.soundness import check_soundness
 from chatd.verify.verification import open_evidence
@@ -68,6 +69,8 @@ class Found(NamedTuple):
     events: list[Change]
     heads: dict[str, tuple[int, int, int]]
     faults: list[str]
+    #: Messages that were edited or deleted, and say something else than they did.
+    changed: set[str]
 
 
 def run_apart(function: Callable[..., Awaitable[T]], *args: Any) -> T:
@@ -98,13 +101,17 @@ def read_last_seqs(server: Postgres, database: str) -> dict[str, int]:
 
 
 async def _read(source: str) -> Found:
-    found, findings = Found(source, [], [], {}, []), Findings()
+    found, findings = Found(source, [], [], {}, [], set()), Findings()
 
     def see(kind: str, rows: Sequence[tuple[Any, ...]]) -> None:
         if kind == "room":
             found.heads.update((room_id, (last_seq, *counts)) for room_id, _, last_seq, *counts in rows)
         elif kind == "message":
-            found.messages.extend(Kept(row[0], row[1], row[2], row[4], row[6], row[9]) for row in rows)
+            kept = [KeptMessage(*row) for row in rows]
+            found.messages.extend(
+                Kept(m.id, m.room_id, m.seq, m.sender_id, m.content, m.client_message_id) for m in kept
+            )
+            found.changed.update(m.id for m in kept if m.edited_at is not None or m.deleted_at is not None)
         elif kind == "event":
             found.events.extend(Change(*row) for row in rows)
 
@@ -120,11 +127,13 @@ async def _read(source: str) -> Found:
 
 def check_database(found: Found, promises: Collection[Promise]) -> list[str]:
     """What is broken, a sentence each; none if every promise was kept."""
-    return [*found.faults, *check_promises(found.messages, promises)]
+    return [*found.faults, *check_promises(found.messages, promises, changed=found.changed)]
 
 
-def check_promises(messages: Collection[Kept], promises: Collection[Promise]) -> list[str]:
-    """Every acknowledged message is there exactly once, where and as it was acknowledged."""
+def check_promises(
+    messages: Collection[Kept], promises: Collection[Promise], *, changed: Collection[str] = frozenset()
+) -> list[str]:
+    """Every acknowledged message is there exactly once, where and as it was acknowledged, but for what was changed."""
     faults = []
     by_key: dict[tuple[str, str | None], list[Kept]] = defaultdict(list)
     for kept in messages:
@@ -134,6 +143,8 @@ def check_promises(messages: Collection[Kept], promises: Collection[Promise]) ->
             promise.message_id, promise.room_id, promise.seq, promise.sender_id, promise.content, promise.key
         )
         found = by_key[promise.sender_id, promise.key]
+        if promise.message_id in changed:
+            promised, found = promised._replace(content=""), [kept._replace(content="") for kept in found]
         if not found:
             faults.append(f"{promise.key} was acknowledged as seq {promise.seq} of {promise.room_id} and is lost")
         elif found != [promised]:

@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import trio
 
+from chatd.protocol import RoomChange, wire_name
 from tests.torture.acts import act
 from tests.torture.connection import BROKEN, Connection, open_connection
 from tests.torture.diary import Diary, Line, What
@@ -29,8 +30,12 @@ TICK_S: Final = 0.5
 #: Bytes that the kernel keeps for one in so many connections, as on a small device.
 SMALL_BUFFER: Final = 4096
 SMALL_ONE_IN: Final = 4
-#: Messages of a room that a client remembers, to reply to.
+#: Messages of a room that a client remembers, to reply to, and its own ones, to change.
 REMEMBERED: Final = 20
+#: Rooms in which it does something, beside those that it has begun with.
+MORE_ROOMS: Final = 4
+#: What tells of a room's position beside messages.
+CHANGES: Final = frozenset(wire_name(kind.__name__) for kind in get_args(RoomChange)) - {"new_message", "new_dm"}
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ class TortureClient:
 
     name: str
     web: Web
-    rooms: Sequence[str]
+    rooms: list[str]
     #: The port to try next.
     port: Callable[[], int]
     habits: Habits
@@ -124,12 +129,18 @@ class TortureClient:
     acts: Counter[str] = field(default_factory=Counter)
     #: What was told in another way than it was sent.
     faults: list[str] = field(default_factory=list)
-    #: The newest messages of each room.
+    #: The newest messages of each room, and those of its own anywhere.
     heard_ids: dict[str, deque[str]] = field(default_factory=dict)
+    own_ids: deque[str] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    #: Other users, and the rooms that it has made, each with who was in them.
+    peers: Sequence[str] = ()
+    made: dict[str, Sequence[str]] = field(default_factory=dict)
+    direct: set[str] = field(default_factory=set)
     _calmed: trio.Event = field(default_factory=trio.Event)
 
     def __post_init__(self) -> None:
         self.diary = Diary(self.name, self.web.user.id)
+        self.at_home = len(self.rooms)
         # Where it was in each room when it last heard of it, on any connection.
         self.known: dict[str, int] = {}
         # What it said, until it hears it itself.
@@ -239,7 +250,7 @@ class TortureClient:
 
     async def post(self, stay: Stay, sent: Sent) -> None:
         stay.unanswered[sent.key] = trio.current_time()
-        await self._send(stay, type="send_message", id=sent.key, roomId=sent.room_id, **sent.body)
+        await self._send(stay, id=sent.key, **sent.request)
 
     async def _send_again(self, stay: Stay) -> None:
         """Send what was refused for a while; come back where there is no answer for too long."""
@@ -308,12 +319,13 @@ class TortureClient:
     def hear(self, stay: Stay, message: dict[str, Any]) -> None:
         """Follow what a message of this connection says."""
         match message["type"]:
-            case "new_message":
-                self._hear_event(stay, message["message"])
+            case "new_message" | "new_dm":
+                self._hear_event(stay, message["message"], kind=message["type"])
                 self._remember(message["message"])
-            case "user_joined" | "user_left":
-                self._hear_event(stay, message)
+            case kind if kind in CHANGES:
+                self._hear_event(stay, message, kind=kind)
             case "message_ack":
+                self.own_ids.append(message["messageId"])
                 key = message["clientMessageId"]
                 stay.unanswered.pop(key, None)
                 self.pending.pop(key, None)
@@ -337,11 +349,15 @@ class TortureClient:
             stay.answered.set()
             stay.answered = trio.Event()
 
-    def _hear_event(self, stay: Stay, event: dict[str, Any]) -> None:
+    def _hear_event(self, stay: Stay, event: dict[str, Any], *, kind: str) -> None:
         self.heard += 1
         room_id = event["roomId"]
         stay.positions[room_id] = event["seq"]
-        is_own_leaving = event.get("type") == "user_left" and event["userId"] == self.web.user.id
+        if kind == "new_dm":
+            self.direct.add(room_id)
+        elif room_id not in self.rooms and len(self.rooms) < self.at_home + MORE_ROOMS:
+            self.rooms.append(room_id)
+        is_own_leaving = kind == "user_left" and event["userId"] == self.web.user.id
         if is_own_leaving and room_id not in stay.replaying:
             self._forget(stay, room_id)
 
@@ -372,9 +388,10 @@ class TortureClient:
         if error["temporary"]:
             stay.refused.append(sent.key)
         else:
-            # Another device of the user has left the room meanwhile.
+            # Another device of the user has left the room meanwhile, or somebody else had a say.
             del self.pending[sent.key]
-            stay.positions.pop(sent.room_id, None)
+            if error["code"] == "not_a_member":
+                stay.positions.pop(sent.room_id, None)
             self.stir()
 
     def _forget(self, stay: Stay, room_id: str) -> None:

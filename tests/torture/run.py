@@ -115,16 +115,17 @@ class Torture:
             rate=rate, stay_away=0.5, stray_s=20, resume=0.7, replay=0.0 if is_shared else 0.4,
             patience_s=dice.uniform(3, 15), pause_s=(0.05, 1.0),
         )  # fmt: skip
-        web = Web(users[number_of_user], partial(self.http_port, dice), is_shared)
+        web = Web(users[number_of_user], partial(self.http_port, dice))
         if number not in users:
             # A device of its own, which neither ends the other's sign-in nor spends its tokens.
             assert await web.sign_in()
         at_home = dice.sample(self.rooms, min(len(self.rooms), dice.randint(*ROOMS_OF_CLIENT)))
         self.clients.append(
             TortureClient(
-                f"client{number}", web, at_home, partial(self.port, dice), habits, dice, self.stir, self.seconds
+                f"client{number}", web, at_home, partial(self.port, dice), habits, dice, self.stir, self.seconds,
+                peers=[user.id for user in users.values() if user is not users[number_of_user]],
             )
-        )
+        )  # fmt: skip
 
     async def wait_until(self, holds: Callable[[], bool], *, within_s: float) -> None:
         """Wait until something holds for the clients, or for so long; what is missing then shows in the report."""
@@ -257,17 +258,23 @@ class Torture:
 
     def _judge_http(self, found: Found) -> None:
         report, kept = self.report, set(found.messages)
+        # What they said before is not stored any more.
+        changed = {message._replace(content="") for message in kept if message.message_id in found.changed}
         webs = [client.web for client in self.clients]
         promises = [promise for web in webs for promise in web.promises]
         by_websocket = report.judgement.promises
         report.posted = len(promises)
         report.acknowledged = len(by_websocket.keys() | {promise.key for promise in promises})
-        report.faults += check_promises(found.messages, promises)
+        report.faults += check_promises(found.messages, promises, changed=found.changed)
         for web in webs:
             report.http_answers += web.answers
             report.told_by_http += len(web.told)
             report.faults += web.faults
-            report.faults += [f"{told} was read by HTTP, which is not what is stored" for told in web.told - kept]
+            report.faults += [
+                f"{told} was read by HTTP, which is not what is stored"
+                for told in web.told - kept
+                if told.message_id not in found.changed or told._replace(content="") not in changed
+            ]
         if sorted(self.history) != sorted(of_rooms := [message for message in kept if message.room_id in self.rooms]):
             report.faults.append(
                 f"the history over HTTP has {len(self.history)} messages and is not that of the database, which has"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from tests.torture.diary import Diary
+
+
+#: Who is kicked, muted, or acts on what somebody else has just deleted, is refused; nobody else is refused for good.
+RULES: Final = Rules(
+    is_peaceful=True,
+    tolerated=frozenset({"not_a_member", "not_found", "forbidden", "muted", "conflict", "limit_reached"}),
+)
 
 
 @dataclass
@@ -58,7 +65,7 @@ class _Recorded(Findings):
 def judge_diaries(found: Found, diaries: Collection[Diary], *, is_settled: bool) -> Judgement:
     """Go through everything that clients wrote down; with `is_settled` they were to hear all before the end."""
     findings = _Recorded()
-    run_apart(_judge, found.source, diaries, findings, Rules(is_settled=is_settled, is_peaceful=True))
+    run_apart(_judge, found.source, diaries, findings, RULES._replace(is_settled=is_settled))
     return Judgement(
         faults=list(map(str, findings.faults)),
         promises=findings.promises,

@@ -14,7 +14,7 @@ from tests.daemon import Daemon
 from tests.torture.checker import Kept, Promise, kept_of_history
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tests.daemon import SignedIn
     from tests.torture.drafts import Sent
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 PASSWORD: Final = "correct horse"
 #: Seconds after which a request is given up; nothing is known then of what became of it.
 PATIENCE_S: Final = 6.0
-#: Refusals of one who shares its user with another device, which has left the room.
+#: Refusals of one who is no member any more, is muted, or answers to what was deleted.
 HAS_LEFT: Final = frozenset({403, 404})
+#: Those of one who has a say over somebody who is not there, or over too many.
+IN_VAIN: Final = HAS_LEFT | {409}
 
 
 class Reply(NamedTuple):
@@ -40,7 +42,6 @@ class Web:
     user: SignedIn
     #: The port to try next.
     port: Callable[[], int]
-    is_shared: bool = False
     promises: list[Promise] = field(default_factory=list)
     told: set[Kept] = field(default_factory=set)
     faults: list[str] = field(default_factory=list)
@@ -76,7 +77,7 @@ class Web:
         """Send a message; whether it was acknowledged."""
         path = f"/api/rooms/{sent.room_id}/messages"
         reply = await self.ask("POST", path, sent.body, token=self.token)
-        if not self._is_good(reply, f"sent {sent.key}", also=HAS_LEFT if self.is_shared else frozenset()):
+        if not self._is_good(reply, f"sent {sent.key}", also=HAS_LEFT):
             return False
         assert reply is not None
         [kept] = kept_of_history([reply.body])
@@ -88,12 +89,27 @@ class Web:
     async def read(self, room_id: str, query: str) -> None:
         """Read a page of history."""
         reply = await self.ask("GET", f"/api/rooms/{room_id}/messages?{query}", token=self.token)
-        if self._is_good(reply, f"read {room_id}", also=HAS_LEFT if self.is_shared else frozenset()):
+        if self._is_good(reply, f"read {room_id}", also=HAS_LEFT):
             assert reply is not None
             page = kept_of_history(reply.body["messages"])
             self.told.update(page)
             if [kept.seq for kept in page] != sorted({kept.seq for kept in page}):
                 self.faults.append(f"{self.user.username} read {query} of {room_id} and was given {page}")
+
+    async def make_room(self, name: str, members: Sequence[str]) -> str | None:
+        """Make a room with some people in it; its id, where that is known."""
+        body = {"name": name, "kind": "public", "members": members}
+        reply = await self.ask("POST", "/api/rooms", body, token=self.token)
+        return str(reply.body["id"]) if reply is not None and self._is_good(reply, "made a room") else None
+
+    async def moderate(self, method: str, room_id: str, user_id: str, body: object = None) -> None:
+        """Have a say over somebody in a room of one's own."""
+        path = f"/api/rooms/{room_id}/members" + (f"/{user_id}" if user_id else "")
+        self._is_good(await self.ask(method, path, body, token=self.token), f"{method} {path}", also=IN_VAIN)
+
+    async def look(self, path: str) -> None:
+        """Read one of the lists that are made for a user."""
+        self._is_good(await self.ask("GET", path, token=self.token), f"read {path}", also=HAS_LEFT)
 
     async def renew(self) -> bool:
         """Get a fresh token for the same sign-in; whether it came. Where that is not known, sign in anew."""
