@@ -164,6 +164,24 @@ async def test_typing_is_not_told_to_who_blocks(daemon: Daemon) -> None:
         assert "user_typing" not in [message["type"] for message in first.inbox]
 
 
+async def test_members_of_a_blocked_conversation_do_not_see_how_the_other_is(daemon: Daemon) -> None:
+    ada, bob = await daemon.register("ada"), await daemon.register("bob")
+    async with daemon.connect(ada) as one, daemon.connect(bob) as other:
+        room_id = (await one.ask(type="send_dm", recipientId=bob.id, content="hello"))["roomId"]
+        for line in (one, other):
+            await line.ask(type="update_status", status="busy", statusMessage="at tea")
+        path = f"/api/rooms/{room_id}/members"
+        assert {m["status"] for m in (await daemon.http("GET", path, token=bob.token)).json()["members"]} == {"busy"}
+        await daemon.http("PUT", f"/api/users/{bob.id}/block", token=ada.token)
+        for user, stranger in ((ada, "bob"), (bob, "ada")):
+            members = (await daemon.http("GET", path, token=user.token)).json()["members"]
+            [seen] = [member for member in members if member["username"] == stranger]
+            assert (seen["online"], seen["status"], seen["deviceCount"]) == (False, "offline", 0)
+            assert not {"statusMessage", "lastSeen"} & seen.keys()
+            [own] = [member for member in members if member["username"] != stranger]
+            assert (own["online"], own["statusMessage"]) == (True, "at tea")
+
+
 async def test_a_block_holds_on_every_node_from_its_answer_on(tmp_path: Path) -> None:
     async with open_nodes(tmp_path) as (one, other):
         ada, bob = await one.register("ada"), await one.register("bob")

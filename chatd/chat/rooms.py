@@ -8,6 +8,7 @@ highest, and of those has been a member longest, owns it from then on.
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from chatd.bus.port import Notice
@@ -285,7 +286,12 @@ async def list_members(
     room = await visible_room(chat, user_id, room_id)
     check_may(room.role, "read")
     rows = await chat.rooms.members(room_id, after=after, limit=limit + 1, offset=offset)
-    online = await chat.bus.online([row.user_id for row in rows[:limit]])
+    told_of = [row.user_id for row in rows[:limit]]
+    if room.kind == "direct" and room.role == "readonly":
+        # One of the two blocks the other: neither is told how the other is.
+        told_of = [user_id]
+        rows = [row if row.user_id == user_id else replace(row, status_message=None, last_seen_at=None) for row in rows]
+    online = await chat.bus.online(told_of)
     now_ms = chat.clock()
     return [_member(row, online.get(row.user_id), now_ms=now_ms) for row in rows[:limit]], len(rows) > limit
 
