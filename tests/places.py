@@ -47,6 +47,13 @@ class Place:
 
     names: Mapping[str, str]
 
+    def fill_around(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """A message in which braces may be somebody's text: only what is a name as a whole is filled in."""
+        return {
+            name: self.names.get(value[1:-1], value) if isinstance(value, str) and value[:1] == "{" else value
+            for name, value in message.items()
+        }
+
     def fill(self, value: Any) -> Any:
         if isinstance(value, str):
             return value.format_map(self.names) if "{" in value else value
