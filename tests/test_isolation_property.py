@@ -38,8 +38,8 @@ LATER: Final = {
     "notification", "user_online", "user_offline", "user_status", "user_typing", "user_stopped_typing",
     "messages_read", "messages_delivered",
 }  # fmt: skip
-#: Steps back of which such a word may tell.
-A_LITTLE: Final = 6
+#: Seconds back of which such a word may tell.
+A_LITTLE_S: Final = 3.0
 #: Seconds within which everybody has heard what concerns them, and what was written can be found.
 HEARD_WITHIN_S: Final = 8.0
 #: What a user may ask about any room and message, in which nothing but ids tells one from another.
@@ -93,6 +93,14 @@ class Step(NamedTuple):
     other: int
 
 
+class Before(NamedTuple):
+    """What somebody might have been told of before a step, and of whom."""
+
+    at_s: float
+    allowed: set[str]
+    near: set[str]
+
+
 @dataclass
 class Person:
     """A user with one device, what it has been told since the last look, and where it is in each room."""
@@ -101,9 +109,8 @@ class Person:
     user: SignedIn
     line: Client
     seqs: dict[str, int] = field(default_factory=dict)
-    #: What they might have been told of at the last steps.
-    allowed: deque[set[str]] = field(default_factory=lambda: deque(maxlen=A_LITTLE))
-    together: deque[set[str]] = field(default_factory=lambda: deque(maxlen=A_LITTLE))
+    #: What they might have been told of before each of the last steps, and of whom.
+    before: deque[Before] = field(default_factory=deque)
 
     def follow(self, message: dict[str, Any]) -> None:
         """Note where they are."""
@@ -134,8 +141,10 @@ class Play:
     async def take(self, step: Step) -> None:
         """Do it, and look at all that everybody is told."""
         for person in self.people.values():
-            person.allowed.append(self.society.allowed(person.name))
-            person.together.append(self._together(person.name))
+            now_s = trio.current_time()
+            person.before.append(Before(now_s, self.society.allowed(person.name), self._together(person.name)))
+            while person.before[0].at_s < now_s - A_LITTLE_S:
+                person.before.popleft()
         do: Callable[[Person, int, int], Awaitable[None]] = getattr(self, f"do_{step.what}")
         await do(self.people[NAMES[step.who % len(NAMES)]], step.one, step.other)
         await self.look_around()
@@ -172,7 +181,8 @@ class Play:
         """Nothing stands in it that is not for this user now, or was before this step."""
         kind = message["type"]
         allowed = self.society.allowed(person.name) | asked
-        allowed |= set().union(*person.allowed) if kind in LATER else person.allowed[-1] if person.allowed else set()
+        befores = list(person.before)
+        allowed |= set().union(*(each.allowed for each in (befores if kind in LATER else befores[-1:])))
         allowed |= {other.user.id for other in self.people.values()}
         found = secrets_in(json.dumps(message))
         self.looked_through[kind.partition("?")[0]] += len(found)
@@ -184,7 +194,7 @@ class Play:
         if kind == "notification":
             self.look_at_notice(person, message["notification"])
         elif kind in ("user_online", "user_offline", "user_status") and message["userId"] != person.user.id:
-            near = set().union(self._together(person.name), *person.together)
+            near = set().union(self._together(person.name), *(each.near for each in befores))
             assert message["userId"] in near, f"{person.name} is told of somebody apart: {message}"
 
     def look_at_notice(self, person: Person, notice: dict[str, Any]) -> None:
@@ -549,8 +559,14 @@ class Play:
         words = [word for word in self.society.secrets if "-" not in word]
         for person, word in product(self.people.values(), words[-20:]):
             await self.ask(person, "GET", f"/api/search?q={word}")
-        for number, person in product(range(2), self.people.values()):
-            await self.do_look(person, number, number)
+        places = [place for place in self.society.places if not place.is_deleted]
+        for person, place in product(self.people.values(), places[-6:]):
+            for tail in ("", "/members", "/messages", "/pins", "/bans"):
+                await self.ask(person, "GET", f"/api/rooms/{place.id}{tail}")
+        for person, said in product(self.people.values(), alive[-4:]):
+            for tail in ("thread", "receipts"):
+                await self.ask(person, "GET", f"/api/messages/{said.id}/{tail}")
+            await self.do_look(person, 0, 0)
         await self.look_around()
 
 
