@@ -184,7 +184,7 @@ class Turns(InlineSqlite):
         entries, now = json.loads(str(params["messages"])), params["now"]
         # As of the statement's begin, before it waits for locks.
         members = set(self.look("SELECT room_id, user_id FROM room_members"))
-        standing_seqs = dict(self.look("SELECT id, standing_seq FROM rooms"))
+        standing_seqs: dict[str, int] = dict(self.look("SELECT id, standing_seq FROM rooms"))
 
         async def post(tx: Any) -> Row:
             rooms = list({entry[1] for entry in entries})
