@@ -58,7 +58,7 @@ def judge(head: bytes, tail: bytes) -> Kind | None:
     """The kind of a file by its first and last bytes, `None` where it may be text or is something else."""
     for mime_type in _mime_types(head):
         kind = _BY_MIME_TYPE.get(mime_type)
-        if kind is not None and _is_whole(kind, tail):
+        if kind is not None and not mime_type.startswith("text/") and _is_whole(kind, tail):
             return kind
     return None
 

@@ -1,0 +1,94 @@
+"""What becomes of images, by decoding what is served: upright, without tags, within their sizes, moving still."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.daemon import Daemon, open_daemon
+from tests.pictures import decode, moving, picture, tagged, uploaded
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+GPS = {
+    "exif_ifd3_GPSLatitude": "52/1 30/1 0/1 (52, 30, 0, Rational, 3 components, 24 bytes)",
+    "exif_ifd0_Make": "Secret Camera (Secret Camera, ASCII, 14 components, 14 bytes)",
+}
+
+
+@pytest.fixture
+async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
+    async with open_daemon(tmp_path, LIMITS_UPLOADS_PER_HOUR="0") as opened:
+        yield opened
+
+
+async def served(daemon: Daemon, content: bytes, name: str = "photo.jpg") -> tuple[Any, bytes, bytes]:
+    """The file as the answer has it, and what is served of it and of its thumbnail."""
+    anna = await daemon.register("anna")
+    file = await uploaded(daemon, anna, content, name)
+    bodies = [(await daemon.http("GET", file[url], token=anna.token)).body for url in ("url", "thumbnailUrl")]
+    return file, bodies[0], bodies[1]
+
+
+async def test_position_and_camera_of_a_photograph_are_gone(daemon: Daemon) -> None:
+    sent = bytes(tagged(picture(400, 300), **GPS).jpegsave_buffer())
+    assert b"Secret Camera" in sent
+    assert decode(sent).get_typeof("exif-ifd3-GPSLatitude")
+    _, image, thumbnail = await served(daemon, sent)
+    for data in (image, thumbnail):
+        assert b"Secret" not in data
+        assert b"Exif" not in data
+        assert not [field for field in decode(data).get_fields() if field.startswith(("exif", "xmp", "iptc", "icc"))]
+
+
+async def test_a_photograph_that_lies_on_its_side_is_turned_upright(daemon: Daemon) -> None:
+    sent = bytes(tagged(picture(400, 300), orientation=6).jpegsave_buffer())
+    file, image, thumbnail = await served(daemon, sent)
+    assert (file["width"], file["height"]) == (300, 400)
+    upright = decode(image)
+    assert (upright.width, upright.height) == (300, 400)
+    # The red quarter, upper left as it was sent, is upper right when it is turned.
+    assert upright.getpoint(250, 50)[0] > 150
+    assert upright.getpoint(50, 50)[0] < 100
+    assert not upright.get_typeof("orientation")
+    assert (decode(thumbnail).width, decode(thumbnail).height) == (300, 400)
+
+
+async def test_a_wide_photograph_is_made_as_wide_as_is_allowed_and_a_small_one_stays(daemon: Daemon) -> None:
+    file, image, thumbnail = await served(daemon, bytes(picture(3000, 600).jpegsave_buffer()))
+    assert (file["width"], file["height"], file["size"]) == (2000, 400, len(image))
+    assert (decode(image).width, decode(thumbnail).width) == (2000, 300)
+    ben = await daemon.register("ben")
+    small = await uploaded(daemon, ben, bytes(picture(40, 30).jpegsave_buffer()), "small.jpg")
+    assert (small["width"], small["height"]) == (40, 30)
+
+
+async def test_a_transparent_png_stays_transparent(daemon: Daemon) -> None:
+    _, image, thumbnail = await served(daemon, bytes(picture(400, 300, bands=4).pngsave_buffer()), "photo.png")
+    for data in (image, thumbnail):
+        assert decode(data).bands == 4
+        assert 100 < decode(data).getpoint(5, 5)[3] < 150
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp"])
+async def test_a_moving_image_still_moves_and_its_thumbnail_stands(daemon: Daemon, kind: str) -> None:
+    still = moving(2400, 400)
+    sent = bytes(still.gifsave_buffer() if kind == "gif" else still.webpsave_buffer())
+    file, image, thumbnail = await served(daemon, sent, f"photo.{kind}")
+    assert file["type"] == f"image/{kind}"
+    moved = decode(image, "[n=-1]")
+    assert (moved.get("n-pages"), moved.get("page-height"), moved.get("delay")) == (5, file["height"], [80] * 5)
+    assert moved.width == file["width"] == 2000
+    assert decode(thumbnail).width == 300
+    assert not decode(thumbnail).get_typeof("n-pages")
+
+
+async def test_the_same_photograph_of_two_users_is_kept_once(daemon: Daemon) -> None:
+    sent = bytes(picture(400, 300).jpegsave_buffer())
+    await served(daemon, sent)
+    await uploaded(daemon, await daemon.register("ben"), sent)
+    blobs = [path for path in (daemon.data_dir / "uploads" / "blobs").rglob("*") if path.is_file()]
+    assert len(blobs) == 2
