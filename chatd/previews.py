@@ -51,14 +51,13 @@ class Previews:
 
     async def _read(self, chat: Chat, limiter: trio.CapacityLimiter) -> None:
         async for linked in self._to_read:
-            found = [await self._preview(link, limiter) for link in linked.links]
-            previews = [preview for preview in found if preview]
-            if previews:
-                try:
+            try:
+                found = [await self._preview(link, limiter) for link in linked.links]
+                if previews := [preview for preview in found if preview]:
                     await show_previews(chat, linked, previews)
-                except Exception:
-                    # One message's defect, which nobody has asked for.
-                    log.exception("preview_failed", room=linked.room_id, message=linked.message_id)
+            except Exception:
+                # One message's defect, which nobody has asked for.
+                log.exception("preview_failed", room=linked.room_id, message=linked.message_id)
 
     async def _preview(self, link: str, limiter: trio.CapacityLimiter) -> dict[str, str]:
         """What is shown of a page; nothing of one that cannot be read or has no title."""

@@ -94,7 +94,10 @@ async def read_page(
             if answer.status not in _REDIRECTS:
                 return _page(url, answer)
             target = answer.headers.get(b"location", b"").decode("utf-8", "replace")
-            url = urljoin(url, target)
+            try:
+                url = urljoin(url, target)
+            except ValueError as error:
+                raise Unreadable("it redirects to no URL") from error
         raise Unreadable("it redirects too often")
     raise Unreadable("it takes too long")
 

@@ -206,7 +206,7 @@ async def test_a_name_is_asked_once_and_the_address_that_was_looked_at_is_connec
         "http://127.0.0.1:{port}/secret", "//127.0.0.1:{port}/secret", "http://localhost:{port}/secret",
         "http://[::1]:{port}/secret", "http://169.254.169.254/secret", "file:///etc/passwd", "gopher://127.0.0.1:{port}/",
         "http://user@127.0.0.1:{port}/secret", "https://127.0.0.1:{port}/secret", "http://[::ffff:127.0.0.1]:{port}/",
-        "http://0.0.0.0:{port}/secret", "http://", "",
+        "http://0.0.0.0:{port}/secret", "http://", "", "http://[", "//[x]/secret",
     ],
 )  # fmt: skip
 async def test_redirects_do_not_lead_inside(target: str) -> None:
@@ -309,6 +309,11 @@ def test_a_head_says_what_the_page_is(html: str, head: PageHead) -> None:
     assert read_head(html.encode(), "utf-8") == head
 
 
+@pytest.mark.parametrize("part", ["<![x[", "<![ [", "<![foo[bar]]>", "<![%["])
+def test_of_a_page_that_is_no_html_further_on_the_beginning_counts(part: str) -> None:
+    assert read_head(f"<title>tea</title>{part}".encode(), "") == PageHead("tea", "", "")
+
+
 def test_what_a_page_says_is_short() -> None:
     head = read_head(b"<title>" + b"x" * 5000 + b"</title><meta name=description content='" + b"y" * 5000 + b"'>", "")
     assert (len(head.title), len(head.description)) == (MAX_TITLE, MAX_DESCRIPTION)
@@ -364,6 +369,40 @@ async def test_a_message_shows_the_pages_that_it_links_to(tmp_path: Path, monkey
             await client.ask(type="send_message", roomId=room, content="no link", metadata=made_up)
             assert (await client.heard("new_message"))["message"].get("metadata") in (None, {})
         assert len(site.requests) == 4
+
+
+async def test_no_page_keeps_others_from_being_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(previews, "is_of_the_world", is_world)
+    async with open_site() as site, open_daemon(tmp_path, MESSAGES_LINK_PREVIEWS="true") as daemon:
+        site.answers |= {"/a": redirect("http://["), "/b": HTML + b"<title>B</title><![x[", "/c": PAGE}
+        ada = await daemon.register("ada")
+        room = await daemon.create_room(ada)
+        async with daemon.connect(ada) as client:
+            links = [site.url(path) for path in ("/a", "/b", "/c")]
+            await client.ask(type="send_message", roomId=room, content=" ".join(links))
+            shown = (await client.heard("message_edited"))["message"]["metadata"]["previews"]
+    assert shown == [{"url": links[1], "title": "B"}, {"url": links[2], "title": "Tëa & co"}]
+
+
+async def test_a_defect_in_reading_a_page_is_one_message_s_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(previews, "is_of_the_world", is_world)
+
+    async def read_or_break(url: str, bounds: PageBounds, **others: Any) -> Page:
+        if url.endswith("/broken"):
+            raise ZeroDivisionError
+        return await read_page(url, bounds, **others)
+
+    monkeypatch.setattr(previews, "read_page", read_or_break)
+    async with open_site() as site, open_daemon(tmp_path, MESSAGES_LINK_PREVIEWS="true") as daemon:
+        site.answers["/"] = PAGE
+        ada = await daemon.register("ada")
+        room = await daemon.create_room(ada)
+        async with daemon.connect(ada) as client:
+            for path in ("/broken", "/broken", "/broken", "/"):
+                last = await client.ask(type="send_message", roomId=room, content=site.url(path))
+            assert (await client.heard("message_edited"))["message"]["id"] == last["messageId"]
 
 
 async def test_without_the_option_no_page_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ https://html.spec.whatwg.org/multipage/semantics.html#the-meta-element
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from html.parser import HTMLParser
 from typing import Final, NamedTuple
 
@@ -35,7 +36,9 @@ class PageHead(NamedTuple):
 def read_head(body: bytes, charset: str) -> PageHead:
     """The head of a page that begins with these bytes, in the character set that its server or the page itself says."""
     reader = _Reader()
-    reader.feed(_text_of(body, charset))
+    # So html.parser says that there is no such declaration; what came before it counts.
+    with suppress(AssertionError):
+        reader.feed(_text_of(body, charset))
     named = reader.named
     return PageHead(
         _plain(named.get("og:title") or reader.title, MAX_TITLE),
