@@ -319,6 +319,20 @@ async def test_a_page_never_takes_back_what_was_heard_of_its_messages(daemon: Da
                 assert told["code"] == "overloaded"
 
 
+async def test_what_a_message_said_before_its_edit_is_told_to_nobody_who_comes_back(daemon: Daemon) -> None:
+    room_id, ada, [bob] = await open_room(daemon, "bob")
+    async with daemon.connect(ada) as writer:
+        message_id = await say(writer, room_id, "a secret")
+        await say(writer, room_id, "behind it")
+        await is_ok(writer, type="edit_message", messageId=message_id, content="nothing")
+        resume = {"epoch": writer.inbox[0]["epoch"], "rooms": {room_id: 0}}
+        async with daemon.connect() as again:
+            await again.send(type="authenticate", token=bob.token, resume=resume)
+            await again.wait_for("caught_up")
+            told = [event["message"]["content"] for event in again.inbox[1:]]
+            assert told == ["nothing", "behind it", "nothing"]
+
+
 # Several nodes
 
 

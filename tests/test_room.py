@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from chatd.bus.port import Event
-from chatd.bus.room import BLOCK_BYTES, MAX_EARLY, MESSAGE_CHANGES, ActiveRoom, blocks, frame_of
+from chatd.bus.room import BLOCK_BYTES, MAX_EARLY, MESSAGE_CHANGES, SAID_ANEW, ActiveRoom, blocks, frame_of
 from chatd.chat.messages import page_of_tail
 from tests.listeners import Listener
 
@@ -93,8 +93,8 @@ def test_what_is_far_too_early_is_bounded_and_the_repair_brings_it_all_the_same(
 # Deletions
 
 
-def deletion(seq: int) -> Event:
-    return Event("room", seq, "message_deleted", b'{"seq":%d}' % seq)
+def deletion(seq: int, kind: str = "message_deleted") -> Event:
+    return Event("room", seq, kind, b'{"seq":%d}' % seq)
 
 
 @given(st.lists(st.integers(1, 20), max_size=60), st.sets(st.integers(1, 20), max_size=3), st.integers(0, 12))
@@ -119,10 +119,11 @@ def test_of_what_came_before_a_deletion_nothing_stays_in_memory_and_all_is_passe
     assert passed == list(range(1, 21))
 
 
-def test_a_deletion_that_is_heard_too_early_empties_the_tail_at_once() -> None:
+@pytest.mark.parametrize("kind", sorted(SAID_ANEW))
+def test_a_deletion_or_an_edit_that_is_heard_too_early_empties_the_tail_at_once(kind: str) -> None:
     room = ActiveRoom("room", last_seq=0, tail_events=10)
     room.offer([event(1), event(2), event(4)])
-    assert room.offer([deletion(5)]) == []
+    assert room.offer([deletion(5, kind)]) == []
     assert list(room.tail) == []
     # What waited for its turn is read from the store, too.
     assert seqs(room.offer([event(3)])) == [3]
@@ -130,13 +131,15 @@ def test_a_deletion_that_is_heard_too_early_empties_the_tail_at_once() -> None:
     assert [kept.seq for kept in room.tail] == [5]
 
 
-def test_what_was_read_before_a_deletion_is_known_to_be_old() -> None:
+@pytest.mark.parametrize("kind", sorted(SAID_ANEW))
+def test_what_was_read_before_a_deletion_or_an_edit_is_known_to_be_old(kind: str) -> None:
     room = ActiveRoom("room", last_seq=5, tail_events=10)
     forgotten = room.forgotten
     room.offer([event(6)])
     assert room.forgotten == forgotten
-    room.offer([deletion(7)])
+    room.offer([deletion(7, kind)])
     assert room.forgotten > forgotten
+    assert [kept.seq for kept in room.tail] == [7]
 
 
 @pytest.mark.parametrize("kind", sorted(MESSAGE_CHANGES))

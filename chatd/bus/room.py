@@ -24,6 +24,8 @@ MAX_EARLY: Final = 1000
 MESSAGE_CHANGES: Final = frozenset({
     "message_edited", "message_deleted", "reaction_added", "reaction_removed", "message_pinned", "message_unpinned",
 })  # fmt: skip
+#: Those of them after which a message says something else, or nothing.
+SAID_ANEW: Final = frozenset({"message_edited", "message_deleted"})
 #: Frames for one receiver are joined into blocks of about this size.
 BLOCK_BYTES: Final = 128 * 1024
 
@@ -91,7 +93,7 @@ class ActiveRoom:
         """Those of `events` (and of earlier ones that had to wait) that are next in order, now in the tail.
 
         What was seen before is dropped; what is too early is kept until the hole before it is filled. Of what came
-        before a deletion nothing stays in the tail.
+        before an edit or a deletion nothing stays in the tail: it may have what the message said.
         """
         ready = []
         for event in events:
@@ -103,7 +105,7 @@ class ActiveRoom:
                     self.next_seq += 1
             elif event.seq > self.next_seq:
                 self._expected = max(self._expected, event.seq)
-                if event.kind == "message_deleted":
+                if event.kind in SAID_ANEW:
                     self._forget_before(event.seq)
                 if len(self._early) < MAX_EARLY:
                     self._early[event.seq] = event
@@ -112,16 +114,16 @@ class ActiveRoom:
         for event in ready:
             if event.kind in MESSAGE_CHANGES:
                 self.changed_seq = event.seq
-                if event.kind == "message_deleted":
+                if event.kind in SAID_ANEW:
                     self._forget_before(event.seq)
             self.tail.append(event)
         return ready
 
-    def _forget_before(self, deleted_seq: int) -> None:
-        """Keep nothing that was said before a deletion: the store has all of it but the message that was deleted."""
+    def _forget_before(self, changed_seq: int) -> None:
+        """Keep nothing that was said before an edit or a deletion: the store has all of it as it is now."""
         self.forgotten += 1
         self.tail.clear()
-        self._early = {seq: event for seq, event in self._early.items() if seq > deleted_seq}
+        self._early = {seq: event for seq, event in self._early.items() if seq > changed_seq}
 
     def events_after(self, seq: int) -> list[Event] | None:
         """The events behind `seq` up to the position, or `None` if the tail does not reach back so far."""
