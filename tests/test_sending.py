@@ -47,6 +47,34 @@ async def test_a_reply_names_a_message_of_the_same_room(daemon: Daemon) -> None:
     assert [message.get("replyTo") for message in answer.json()["messages"]] == [None, first["messageId"]]
 
 
+@pytest.mark.parametrize("door", ["send_message", "send_dm"])
+async def test_a_reply_sent_again_gets_its_first_ack_also_when_what_it_replies_to_is_gone(
+    daemon: Daemon, door: str
+) -> None:
+    ada, bob = await daemon.register("ada"), await daemon.register("bob")
+    where = {"roomId": await daemon.create_room(ada)} if door == "send_message" else {"recipientId": bob.id}
+    async with daemon.connect(ada) as client:
+        first = await client.ask(type=door, content="first", **where)
+        reply = {**where, "content": "reply", "replyTo": first["messageId"], "clientMessageId": "key"}
+        ack = await client.ask(type=door, **reply)
+        assert (await client.ask(type="delete_message", messageId=first["messageId"]))["type"] == "ok"
+        again = await client.ask(type=door, **reply)
+        assert (again["messageId"], again["duplicate"]) == (ack["messageId"], True)
+        refused = await client.ask(type=door, **{**reply, "clientMessageId": "another"})
+        assert refused["code"] == "not_found"
+
+
+async def test_under_an_old_key_nobody_finds_out_what_is_in_a_room_of_others(daemon: Daemon) -> None:
+    ada, eve = await daemon.register("ada"), await daemon.register("eve")
+    private, own = await daemon.create_room(ada, kind="private"), await daemon.create_room(eve)
+    async with daemon.connect(ada) as client, daemon.connect(eve) as stranger:
+        said = await client.ask(type="send_message", roomId=private, content="secret")
+        await stranger.ask(type="send_message", roomId=own, content="x", clientMessageId="key")
+        for message_id in (said["messageId"], "unknown"):
+            probe = {"roomId": private, "content": "x", "clientMessageId": "key", "replyTo": message_id}
+            assert (await stranger.ask(type="send_message", **probe))["code"] == "idempotency_mismatch"
+
+
 async def test_metadata_travels_with_the_message_and_has_a_bound(daemon: Daemon) -> None:
     ada = await daemon.register("ada")
     room = await daemon.create_room(ada)

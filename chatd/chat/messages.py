@@ -126,8 +126,7 @@ async def prepare(chat: Chat, sender: Sender, draft: SendMessage | Draft, settle
     if client_message_id is not None:
         check_client_message_id(client_message_id, limits)
         request_hash = hash_draft(draft, draft.room_id, metadata)
-    if draft.reply_to is not None and not await chat.messages.is_living(draft.room_id, draft.reply_to):
-        raise Refusal("not_found", "There is no message `replyTo` in this room, or it was deleted.")
+    await _check_reply(chat, sender, draft)
     attachment = await _attach(chat, sender, draft)
     detail = f"You may send {limits.messages_per_minute} messages a minute; wait a little."
     await take(chat, "messages:" + sender.user_id, chat.rates.messages, detail)
@@ -155,6 +154,14 @@ def hash_draft(draft: SendMessage | SendDm | Draft, room_id: str, metadata: byte
     return hash_request(room_id, draft.message_type, draft.content, draft.reply_to, metadata, *file_id)
 
 
+async def _check_reply(chat: Chat, sender: Sender, draft: SendMessage | Draft) -> None:
+    """Raise `Refusal` for a reply to nothing, but not for what is stored already and only sent again."""
+    if draft.reply_to is None or await chat.messages.is_living(draft.room_id, draft.reply_to):
+        return
+    if not await _is_stored(chat, sender, draft):
+        raise Refusal("not_found", "There is no message `replyTo` in this room, or it was deleted.")
+
+
 async def _attach(chat: Chat, sender: Sender, draft: SendMessage | Draft) -> Attachment | None:
     """The file of a message, if it has one. Raises `Refusal`, but for what is stored already and only sent again."""
     if draft.file_id is None and draft.message_type not in ("image", "file"):
@@ -163,16 +170,20 @@ async def _attach(chat: Chat, sender: Sender, draft: SendMessage | Draft) -> Att
         check_feature(chat, "uploads")
         return await attach(chat, sender.user_id, message_type=draft.message_type, file_id=draft.file_id)
     except Refusal:
-        key = draft.client_message_id
-        if key is None or not await chat.messages.is_stored(sender.user_id, key):
+        if not await _is_stored(chat, sender, draft):
             raise
         return None
 
 
 async def _is_repeat(chat: Chat, sender: Sender, draft: SendMessage | Draft) -> bool:
     """Whether somebody who may not send here (any more) sends again what is stored: they get its first ack."""
+    return sender.role in (None, "readonly") and await _is_stored(chat, sender, draft)
+
+
+async def _is_stored(chat: Chat, sender: Sender, draft: SendMessage | Draft) -> bool:
+    """Whether a message of the sender is stored under the key of this one."""
     key = draft.client_message_id
-    return sender.role in (None, "readonly") and key is not None and await chat.messages.is_stored(sender.user_id, key)
+    return key is not None and await chat.messages.is_stored(sender.user_id, key)
 
 
 def _ignore(outcome: Outcome) -> None:
