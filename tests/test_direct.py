@@ -135,6 +135,30 @@ async def test_two_who_write_first_at_the_same_moment_on_two_nodes_meet_in_one_r
 
 
 @ON_BOTH_BACK_ENDS
+async def test_who_writes_before_the_other_one_s_first_message_was_told_here_hears_both(daemon: Daemon) -> None:
+    ada, bob = await daemon.register("ada"), await daemon.register("bob")
+    async with daemon.connect(bob) as client:
+        # Another node has stored it, and its notice is still on the way.
+        room_id, key = new_id(), direct_key(ada.id, bob.id)
+        daemon.rows(
+            "INSERT INTO rooms (id, kind, name, direct_key, created_by, created_at, updated_at, member_count, last_seq,"
+            f" message_count) VALUES ('{room_id}', 'direct', '', '{key}', '{ada.id}', 1, 1, 2, 1, 1)"
+        )
+        for user in (ada, bob):
+            daemon.rows(
+                "INSERT INTO room_members (room_id, user_id, role, joined_at, joined_seq)"
+                f" VALUES ('{room_id}', '{user.id}', 'member', 1, 0)"
+            )
+        daemon.rows(
+            "INSERT INTO messages (id, room_id, seq, count_in_room, sender_id, message_type, content, created_at)"
+            f" VALUES ('{new_id()}', '{room_id}', 1, 1, '{ada.id}', 'text', 'one', 1)"
+        )
+        assert (await write(client, ada, "two"))["seq"] == 2
+        heard = [(await client.heard("new_dm"))["message"] for _ in range(2)]
+    assert [(message["seq"], message["content"]) for message in heard] == [(1, "one"), (2, "two")]
+
+
+@ON_BOTH_BACK_ENDS
 async def test_a_repeat_gets_the_first_ack_and_another_message_under_its_key_is_refused(daemon: Daemon) -> None:
     ada, bob, cyd = [await daemon.register(name) for name in ("ada", "bob", "cyd")]
     async with daemon.connect(ada) as client, daemon.connect(bob) as listener:

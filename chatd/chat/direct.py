@@ -67,9 +67,9 @@ async def send_dm(chat: Chat, session: Session, message: SendDm) -> None:
             if post.request_hash is not None:
                 post.request_hash = hash_draft(draft, post.room_id, metadata)
     if post.room_id not in session.rooms:
-        # The notice of it is still on its way here.
+        # The notice of it is still on its way here; what the other one wrote first is to be heard as well.
         await chat.hub.activate([post.room_id])
-        chat.sessions.heed(Notice("member_joined", user_id, post.room_id, seq=pair.last_seq or 0, role="member"))
+        chat.sessions.heed(Notice("member_joined", user_id, post.room_id, seq=0, role="member"))
     chat.journal.append(post)
     session.pending += 1
 
