@@ -254,6 +254,38 @@ async def test_an_act_whose_writing_conflicts_is_tried_again_from_its_start(stor
     assert json.loads(written.published[0].body)["name"] == "try 2"
 
 
+@pytest.mark.parametrize("store", ["postgres"], indirect=True)
+async def test_acts_of_two_nodes_that_have_the_same_rooms_in_hand_never_lock_them_crosswise(store: Store) -> None:
+    ada = await store.add_user("ada")
+    rooms = [await store.add_room(ada) for _ in range(2)]
+    begun = {node: trio.Event() for node in ("one", "other")}
+    played: list[str] = []
+
+    def take_turns(node: str, other: str) -> Decide:
+        async def decide(scene: Scene) -> None:
+            played.append(node)
+            begun[node].set()
+            with trio.move_on_after(0.2):
+                await begun[other].wait()
+            await rename(node)(scene)
+
+        return decide
+
+    async with store.open_journal() as one, store.open_journal() as other:
+        store.database.shut()
+        for written, node, its_rooms in ((one, "one", rooms), (other, "other", rooms[::-1])):
+            append(written, "first", post(ada, "no room"))
+            await trio.testing.wait_all_tasks_blocked()
+            for name, room_id in zip(("a", "b"), its_rooms, strict=True):
+                decide = take_turns(node, "other" if node == "one" else "one")
+                append(written, name, Act(room_id, decide))
+        store.database.open()
+        await one.wait_settled("a", "b")
+        await other.wait_settled("a", "b")
+    # Nothing was undone for the sake of the other and played again.
+    assert sorted(played) == ["one", "one", "other", "other"]
+
+
 async def test_the_body_of_an_edit_is_not_kept_and_its_message_is_named(store: Store) -> None:
     ada, room_id = await open_room(store)
 

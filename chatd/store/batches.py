@@ -44,6 +44,8 @@ class Batches:
         self.max_members = max_members
         # Stores messages in one statement, where the database has such a thing.
         self._post = queries.find("journal.post")
+        # Locks rooms, where others may lock some as well.
+        self._lock = queries.find("journal.lock")
 
     async def store(self, entries: Sequence[Entry | Act], *, now_ms: int) -> Numbered:
         """Make a batch durable, all of it or nothing. Raises `Conflict`, `Unavailable`, and an act's `Refusal`."""
@@ -67,6 +69,10 @@ class Batches:
 
     async def _store(self, tx: Transaction, entries: Sequence[Entry | Act], now_ms: int) -> Numbered:
         stored = Numbered()
+        rooms = dict.fromkeys(entry.room_id for entry in entries)
+        if self._lock is not None and len(rooms) > 1 and any(isinstance(entry, Act) for entry in entries):
+            # One after the other, as they come, acts of two nodes would lock them crosswise.
+            await tx.rows(self._lock, {"rooms": _json(list(rooms))})
         for is_act, group in groupby(entries, key=lambda entry: isinstance(entry, Act)):
             if is_act:
                 for act in group:

@@ -21,6 +21,10 @@ SELECT (
     JOIN messages ON messages.sender_id = key ->> 0 AND messages.client_message_id = key ->> 1
 );
 
+-- name: lock
+-- The batch's rooms, locked until the commit, in one order. LIMIT: the batch's rooms.
+SELECT id FROM rooms WHERE id IN (SELECT json_array_elements_text(:rooms)) ORDER BY id FOR NO KEY UPDATE;
+
 -- name: post
 -- Store a batch of messages at once, the database giving the numbers: no lock ever waits for a node. Where each room was
 -- before, and whether something is in the way (a key that was stored before, a room that is gone or has a slow mode,
