@@ -18,7 +18,8 @@ from chatd.errors import Refusal, bad_fields
 from chatd.identity.credentials import find_signing_secrets
 from chatd.ids import new_id
 from chatd.records import format_time
-from chatd.server import bind, check_start, open_chat
+from chatd.server import check_start, open_chat
+from chatd.sockets import bind
 from chatd.store.accounts import NewPassword
 from chatd.store.migrations import migrate, read_migrations, read_state
 from chatd.store.rooms import NewRoom

@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from email.utils import formatdate
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from chatd import telemetry
-from chatd.config import ANY_ORIGIN, HttpOptions
+from chatd.config import HttpOptions
+from chatd.cors import PREFLIGHT_HEADERS, cors_headers, is_preflight
 from chatd.errors import Refusal
 from chatd.files.sending import CutOff, send_file
 from chatd.ids import new_id
@@ -25,6 +26,9 @@ from chatd.limits.addresses import client_address, is_trusted, limited_as, parse
 from chatd.metrics import Metrics
 from chatd.wire.http import Body, ClientGone, Headers, HttpConnection, HttpError, Request, Response, problem
 from chatd.wire.ranges import Segments
+
+if TYPE_CHECKING:
+    from chatd.tls import TlsStream
 
 log = telemetry.get_logger(__name__)
 
@@ -54,16 +58,9 @@ _SECURITY_HEADERS: Final[Headers] = (
 )
 _HSTS: Final = ("strict-transport-security", "max-age=31536000")
 
-_PREFLIGHT_HEADERS: Final[Headers] = (
-    ("access-control-allow-methods", "GET, HEAD, POST, PATCH, DELETE"),
-    ("access-control-allow-headers", "Authorization, Content-Type, If-None-Match, Range"),
-    ("access-control-max-age", "7200"),
-)
-_EXPOSED_HEADERS: Final = "Allow, Content-Disposition, Content-Range, ETag, Retry-After, WWW-Authenticate"
-
 
 async def serve_http(
-    listeners: Sequence[trio.abc.Listener[trio.SocketStream]],
+    listeners: Sequence[trio.abc.Listener[trio.SocketStream | TlsStream]],
     handler: Handler,
     *,
     draining: trio.Event,
@@ -93,7 +90,7 @@ async def serve_http(
 
 
 async def _accept_forever(
-    listener: trio.abc.Listener[trio.SocketStream], service: HttpService, connections: trio.Nursery
+    listener: trio.abc.Listener[trio.SocketStream | TlsStream], service: HttpService, connections: trio.Nursery
 ) -> None:
     last_logged_at = -math.inf
     async with listener:
@@ -111,7 +108,7 @@ async def _accept_forever(
                 connections.start_soon(_serve_socket, stream, service)
 
 
-async def _serve_socket(stream: trio.SocketStream, service: HttpService) -> None:
+async def _serve_socket(stream: trio.SocketStream | TlsStream, service: HttpService) -> None:
     async with stream:
         try:
             peer = stream.socket.getpeername()
@@ -242,8 +239,8 @@ class _Connection:
             self._service.metrics.count_request(request.method, response.status, trio.current_time() - began)
 
     async def _answer(self, request: Request) -> Response:
-        if _is_preflight(request, self._service.cors_origins()):
-            return Response(204, _PREFLIGHT_HEADERS)
+        if is_preflight(request, self._service.cors_origins()):
+            return Response(204, PREFLIGHT_HEADERS)
         try:
             return await self._service.handler(request)
         except Refusal as exc:
@@ -363,36 +360,10 @@ def _http_problem(error: HttpError) -> Response:
     return problem(error.code, error.detail, status=error.status)
 
 
-def _is_preflight(request: Request, origins: Sequence[str]) -> bool:
-    return (
-        request.method == "OPTIONS"
-        and bool(origins)
-        and request.header("origin") is not None
-        and request.header("access-control-request-method") is not None
-    )
-
-
 def _dress(response: Response, request: Request | None, service: HttpService) -> Response:
     """The response with the headers that every answer has; what it set itself stays."""
     origin = None if request is None else request.header("origin")
     own = {name for name, _ in response.headers}
     common = (("date", formatdate(usegmt=True)), *service.common_headers)
     added = tuple(header for header in common if header[0] not in own)
-    return replace(response, headers=(*response.headers, *added, *_cors_headers(origin, service.cors_origins())))
-
-
-def _cors_headers(origin: str | None, origins: Sequence[str]) -> Headers:
-    """The headers of the Fetch standard's CORS protocol.
-
-    An origin that is not listed gets none that allows it anything, and its browser keeps the answer from it.
-    """
-    if not origins:
-        return ()
-    exposed = ("access-control-expose-headers", _EXPOSED_HEADERS)
-    if ANY_ORIGIN in origins:
-        return () if origin is None else (("access-control-allow-origin", "*"), exposed)
-    # Whether there is an Origin or not: a cache must not give one origin's answer to another.
-    vary = ("vary", "Origin")
-    if origin is None or origin not in origins:
-        return (vary,)
-    return vary, ("access-control-allow-origin", origin), ("access-control-allow-credentials", "true"), exposed
+    return replace(response, headers=(*response.headers, *added, *cors_headers(origin, service.cors_origins())))

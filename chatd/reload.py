@@ -18,6 +18,7 @@ from chatd.configfile import differing_options, with_live_options
 if TYPE_CHECKING:
     from chatd.chat.context import Chat
     from chatd.limits.admission import Admission
+    from chatd.tls import Certificates
 
 log = telemetry.get_logger(__name__)
 
@@ -28,18 +29,23 @@ ReadConfig: TypeAlias = Callable[[], Config]
 class Reload:
     """Reads again, as often as it is asked to. `config` is what the daemon runs with."""
 
-    def __init__(self, config: Config, read: ReadConfig, *, chat: Chat, admission: Admission) -> None:
+    def __init__(
+        self, config: Config, read: ReadConfig, *, chat: Chat, admission: Admission, certificates: Certificates
+    ) -> None:
         self.config = config
         # What is written is read into the index, or not, from the start on.
         self._has_index = config.server.features.search
         self._read = read
         self._chat = chat
         self._admission = admission
+        self._certificates = certificates
 
     async def run(self) -> None:
         """Read, change what can change, and say what became of it. Raises nothing."""
         try:
             read = await trio.to_thread.run_sync(self._read)
+            # Their files may be new where no option is.
+            contexts = await trio.to_thread.run_sync(self._certificates.read)
         except ConfigError as error:
             log.warning("reload_refused", detail=f"Nothing has changed: {error}")
             return
@@ -49,6 +55,8 @@ class Reload:
             waiting.append("server.features.search")
         self.config = config
         self._follow()
+        for certificate, context in contexts:
+            certificate.use(context)
         log.info("reloaded", changed=changed)
         if waiting:
             log.warning("restart_to_change", options=waiting, detail="These options are read at the start only.")

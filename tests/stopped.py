@@ -20,7 +20,8 @@ from chatd.chat.accounts import Origin, register
 from chatd.configfile import load_config
 from chatd.limits.admission import Admission
 from chatd.nursery import Door, serve_websockets
-from chatd.server import bind, open_chat
+from chatd.server import open_chat
+from chatd.sockets import bind
 from tests.daemon import environment
 from tests.rawclient import RawClient, open_raw
 
