@@ -21,10 +21,15 @@ import trio
 from chatd.client import Client, ClientError, Connected, History, Lost, Refused, open_client, place_of
 from chatd.client.link import parse_url
 from chatd.protocol import (
+    MemberUpdated,
     MessageDeleted,
     MessageEdited,
+    MessagePinned,
+    MessageUnpinned,
     NewDm,
     NewMessage,
+    ReactionAdded,
+    ReactionRemoved,
     Resync,
     RoomUpdated,
     ServerShutdown,
@@ -46,6 +51,9 @@ HTTP_TIMEOUT_S: Final = 10
 ROOMS_A_PAGE: Final = 100
 #: Rooms that are looked through for a name.
 MAX_ROOMS: Final = 10_000
+#: Messages and names that are remembered, to say what an event is about, and how many characters of one are quoted.
+REMEMBERED: Final = 1000
+QUOTED: Final = 40
 
 
 class ChatFault(Exception):
@@ -161,6 +169,9 @@ class Screen:
         # Up to here everything was shown.
         self._seq = 0
         self._shown = trio.Event()
+        # The newest messages as they are quoted, and users by their ids.
+        self._quotes: dict[str, str] = {}
+        self._names: dict[str, str] = {}
 
     async def wait_shown(self, seq: int) -> None:
         """Wait until everything up to a seq was shown."""
@@ -188,12 +199,14 @@ class Screen:
             self.say("-- there are earlier messages")
         for message in history.messages:
             if message.seq > self._seq:
-                self._show(message)
+                self._show(message, " (edited)" if message.edited_at and not message.deleted_at else "")
         self._note_shown(history.seq)
 
     def _show(self, message: Message, mark: str = "") -> None:
         at = datetime.fromisoformat(message.created_at).astimezone()
         text = "(deleted)" if message.deleted_at else message.content
+        _remember(self._names, message.sender_id, message.sender_name)
+        _remember(self._quotes, message.id, _quote(message))
         for index, line in enumerate(text.splitlines() or [""]):
             start = f"{at:%H:%M:%S} {message.sender_name}{mark}: " if index == 0 else "         "
             self.say(start + line)
@@ -218,16 +231,43 @@ class Screen:
                 self._show(event.message)
             case MessageEdited():
                 self._show(event.message, " (edited)")
-            case MessageDeleted():
-                self.say("* a message was deleted")
             case UserJoined():
+                _remember(self._names, event.user_id, event.username)
                 self.say(f"* {event.username} joined")
             case UserLeft():
                 self.say(f"* {event.username} left" + ("" if event.reason == "left" else f" ({event.reason})"))
                 if event.user_id == user_id:
                     raise ChatFault("You are not in this room any more.")
+            case MemberUpdated():
+                self.say(f"* {self._name(event.user_id)} {_became(event)}")
+            case RoomUpdated() if event.deleted_at is not None:
+                self.say("* the room was deleted")
+                raise ChatFault("This room was deleted.")
             case RoomUpdated():
                 self.say(f"* the room is now {event.name or 'changed'}")
+            case _:
+                self._show_change(event)
+
+    def _show_change(self, event: RoomEvent) -> None:
+        """What became of a message."""
+        match event:
+            case MessageDeleted():
+                self.say(f"* {self._name(event.deleted_by)} deleted {self._about(event.message_id)}")
+                _remember(self._quotes, event.message_id, "a deleted message")
+            case ReactionAdded():
+                self.say(f"* {self._name(event.user_id)} put {event.emoji} to {self._about(event.message_id)}")
+            case ReactionRemoved():
+                self.say(f"* {self._name(event.user_id)} took {event.emoji} from {self._about(event.message_id)}")
+            case MessagePinned():
+                self.say(f"* {self._name(event.user_id)} pinned {self._about(event.message_id)}")
+            case MessageUnpinned():
+                self.say(f"* {self._name(event.user_id)} unpinned {self._about(event.message_id)}")
+
+    def _name(self, user_id: str) -> str:
+        return self._names.get(user_id, "somebody")
+
+    def _about(self, message_id: str) -> str:
+        return self._quotes.get(message_id, "a message")
 
     def show_notice(self, notice: Notice) -> None:
         """Who is typing, and the connection's coming and going."""
@@ -245,6 +285,29 @@ class Screen:
                 self._print("-- connected", self._aside)
             case ServerShutdown():
                 self._print(f"-- {notice.reason}", self._aside)
+
+
+def _remember(known: dict[str, str], key: str, text: str) -> None:
+    """Note something as the newest, in the place of the oldest if there is too much."""
+    known.pop(key, None)
+    known[key] = text
+    if len(known) > REMEMBERED:
+        del known[next(iter(known))]
+
+
+def _quote(message: Message) -> str:
+    """The first words of a message, and whose it is."""
+    if message.deleted_at:
+        return "a deleted message"
+    [start] = message.content.splitlines()[:1] or [""]
+    text = start if len(start) <= QUOTED and start == message.content else start[:QUOTED] + "…"
+    return f"“{text}” of {message.sender_name}"
+
+
+def _became(event: MemberUpdated) -> str:
+    if event.role is not None:
+        return f"is now {event.role}"
+    return f"may not write until {event.muted_until}" if event.muted_until else "may write again"
 
 
 # -- rooms by name ----------------------------------------------------------------------------------------------------

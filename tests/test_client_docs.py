@@ -22,7 +22,13 @@ CHECKOUT: Final = Path(__file__).parent.parent
 PAGE: Final = (CHECKOUT / "docs/client.md").read_text(encoding="utf-8")
 EXAMPLES: Final = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 #: What each of them prints.
-PRINTED: Final = ["stored as 1\nada hello\n", "1 follow me\n", "while it was away\n", "signed in as ada\n"]
+PRINTED: Final = [
+    "stored as 1\nada hello\n",
+    "1 follow me\n",
+    "said: helo\nmeant: hello\n👋 by 1\nnothing is left of it\n",
+    "while it was away\n",
+    "signed in as ada\n",
+]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import signal
 import sys
 from contextlib import asynccontextmanager
 from subprocess import PIPE, STDOUT
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -206,8 +206,21 @@ def message(content: str, *, deleted_at: str | None = None) -> Message:
         (protocol.MessageEdited(room_id="r", seq=2, message=message("ho")), SHOWN_TIME + r"ada \(edited\): ho"),
         (
             protocol.MessageDeleted(room_id="r", seq=2, message_id="m", deleted_by="u", deleted_at=AT),
-            r"\* a message was deleted",
+            r"\* somebody deleted a message",
         ),
+        (
+            protocol.ReactionAdded(room_id="r", seq=2, message_id="m", user_id="u", emoji="👍", count=1),
+            r"\* somebody put 👍 to a message",
+        ),
+        (
+            protocol.MemberUpdated(room_id="r", seq=2, user_id="u", role="moderator"),
+            r"\* somebody is now moderator",
+        ),
+        (
+            protocol.MemberUpdated(room_id="r", seq=2, user_id="u", muted_until=AT),
+            rf"\* somebody may not write until {AT}",
+        ),
+        (protocol.MemberUpdated(room_id="r", seq=2, user_id="u", muted_until=None), r"\* somebody may write again"),
         (protocol.UserJoined(room_id="r", seq=1, user_id="u", username="ada", online=True), r"\* ada joined"),
         (
             protocol.UserLeft(room_id="r", seq=1, user_id="u", username="ada", online=True, reason="kicked"),
@@ -220,6 +233,50 @@ def test_event_is_shown_as_a_line(event: RoomEvent, line: str) -> None:
     shown, out, _ = screen()
     shown.show_event(event, "me")
     assert re.fullmatch(f"{line}\n", out.getvalue())
+
+
+def test_events_about_messages_say_which_and_whose_doing_it_was() -> None:
+    shown, out, _ = screen()
+    about: dict[str, Any] = {"room_id": "r", "message_id": "m"}
+    events: list[RoomEvent] = [
+        protocol.NewMessage(message=message("a message that is longer than what is quoted of it")),
+        protocol.UserJoined(room_id="r", seq=2, user_id="b", username="bob", online=True),
+        protocol.ReactionAdded(seq=3, user_id="b", emoji="👍", count=1, **about),
+        protocol.ReactionRemoved(seq=4, user_id="b", emoji="👍", count=0, **about),
+        protocol.MessageEdited(room_id="r", seq=5, message=message("short")),
+        protocol.MessagePinned(seq=6, user_id="u", **about),
+        protocol.MessageUnpinned(seq=7, user_id="u", **about),
+        protocol.MessageDeleted(seq=8, deleted_by="u", deleted_at=AT, **about),
+        protocol.ReactionAdded(seq=9, user_id="b", emoji="👍", count=1, **about),
+    ]
+    for event in events:
+        shown.show_event(event, "me")
+    assert [line for line in out.getvalue().splitlines() if line.startswith("*")] == [
+        "* bob joined",
+        "* bob put 👍 to “a message that is longer than what is qu…” of ada",
+        "* bob took 👍 from “a message that is longer than what is qu…” of ada",
+        "* ada pinned “short” of ada",
+        "* ada unpinned “short” of ada",
+        "* ada deleted “short” of ada",
+        "* bob put 👍 to a deleted message",
+    ]
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatd.terminal.REMEMBERED", 2)
+    shown, out, _ = screen()
+    for name in ("ada", "bob", "cyd"):
+        shown.show_event(protocol.UserJoined(room_id="r", seq=1, user_id=name, username=name, online=True), "me")
+    for name in ("ada", "cyd"):
+        pinned = protocol.MessagePinned(room_id="r", seq=2, message_id="m", user_id=name)
+        shown.show_event(pinned, "me")
+    assert out.getvalue().splitlines()[-2:] == ["* somebody pinned a message", "* cyd pinned a message"]
+
+
+def test_deleted_room_is_the_end() -> None:
+    shown, _, _ = screen()
+    with pytest.raises(ChatFault, match="was deleted"):
+        shown.show_event(protocol.RoomUpdated(room_id="r", seq=2, deleted_at=AT), "me")
 
 
 def test_own_leaving_is_the_end() -> None:

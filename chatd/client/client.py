@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import random
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
 
 import trio
 
@@ -21,19 +21,29 @@ from chatd.client.streams import Notice, Stream
 from chatd.client.timing import Backoff, Bounds
 from chatd.ids import new_id
 from chatd.protocol import (
+    AddReaction,
     Authenticated,
     ClientMessage,
+    DeleteMessage,
+    EditMessage,
     GetHistory,
     JoinRoom,
     LeaveRoom,
+    MarkAsRead,
     MessageAck,
     MessageType,
+    PinMessage,
+    RemoveReaction,
     RoomHistory,
     SendDm,
     SendMessage,
     ServerReply,
+    TypingStart,
+    TypingStop,
+    UnpinMessage,
+    UpdateStatus,
 )
-from chatd.records import Message, RoomEntry, decode_message
+from chatd.records import Message, ReadCursor, RoomEntry, decode_message
 
 if TYPE_CHECKING:
     import ssl
@@ -46,6 +56,8 @@ if TYPE_CHECKING:
 EVENTS: Final = 1000
 #: Notices of a stream that nobody has taken yet; past them the oldest are dropped.
 NOTICES: Final = 100
+#: Seconds after which nobody need be told any more that somebody began or stopped to type.
+TYPING_S: Final = 3.0
 #: The shortest and the longest wait before a reconnect, in seconds.
 RECONNECT_S: Final = (0.5, 20.0)
 
@@ -53,13 +65,16 @@ RECONNECT_S: Final = (0.5, 20.0)
 class History(NamedTuple):
     """A page of a room: messages in ascending order, and the room's position when it was read.
 
-    Events up to `seq` are in it (or before it); those behind come from the streams.
+    Events up to `seq` are in it (or before it); those behind come from the streams. `typing` are users' ids,
+    `read_cursors` say how far others have read; what becomes of both comes from `notices`.
     """
 
     room_id: str
     messages: list[Message]
     seq: int
     has_more: bool
+    typing: list[str]
+    read_cursors: list[ReadCursor]
 
 
 class Client:
@@ -191,6 +206,46 @@ class Client:
         )
         return cast("MessageAck", await self.ask(message))
 
+    async def edit(self, message_id: str, content: str) -> None:
+        """Give one's own message another content. Raises `Refused`."""
+        await self.ask(EditMessage(message_id=message_id, content=content))
+
+    async def delete(self, message_id: str) -> None:
+        """Delete one's own message, or as a moderator any; deleting twice is harmless. Raises `Refused`."""
+        await self.ask(DeleteMessage(message_id=message_id))
+
+    async def react(self, message_id: str, emoji: str) -> None:
+        """Put an emoji to a message; twice is harmless. Raises `Refused`."""
+        await self.ask(AddReaction(message_id=message_id, emoji=emoji))
+
+    async def unreact(self, message_id: str, emoji: str) -> None:
+        """Take one's emoji back; harmless where it was not. Raises `Refused`."""
+        await self.ask(RemoveReaction(message_id=message_id, emoji=emoji))
+
+    async def pin(self, message_id: str) -> None:
+        """Keep a message in view, as a moderator. Raises `Refused`."""
+        await self.ask(PinMessage(message_id=message_id))
+
+    async def unpin(self, message_id: str) -> None:
+        await self.ask(UnpinMessage(message_id=message_id))
+
+    async def mark_as_read(self, room_id: str, *, message_id: str | None = None, seq: int | None = None) -> None:
+        """Say how far one has read: to a message, a seq, or the newest; it never goes back. Raises `Refused`."""
+        await self.ask(MarkAsRead(room_id=room_id, message_id=message_id, seq=seq))
+
+    async def start_typing(self, room_id: str) -> None:
+        """Tell the others that one is typing, for 5 s or until a message; not where it would come too late."""
+        with trio.move_on_after(TYPING_S):
+            await self.ask(TypingStart(room_id=room_id))
+
+    async def stop_typing(self, room_id: str) -> None:
+        with trio.move_on_after(TYPING_S):
+            await self.ask(TypingStop(room_id=room_id))
+
+    async def update_status(self, status: Literal["online", "away", "busy"], message: str | None = None) -> None:
+        """Say how one is; a message that is not given stays, an empty one is taken away. Raises `Refused`."""
+        await self.ask(UpdateStatus(status=status, status_message=message))
+
     async def join(self, room_id: str, *, limit: int | None = None) -> History:
         """Become a member of a room, if not one already, and return its newest messages.
 
@@ -213,7 +268,7 @@ class Client:
         """Send any message of `chatd.protocol` until it has its reply; for what has no method of its own here.
 
         It may arrive more than once, so it has to be one that does no harm then; all of the protocol's are such. Not
-        for `Authenticate` and for typing, which gets no reply. Raises `Refused`; when cancelled nothing is known.
+        for `Authenticate`. Raises `Refused`; when cancelled nothing is known.
         """
         await trio.lowlevel.checkpoint()
         if self._live.is_over:
@@ -239,7 +294,7 @@ class Client:
 def _history(reply: ServerReply) -> History:
     assert isinstance(reply, RoomHistory)
     messages = [decode_message(raw) for raw in reply.messages]
-    return History(reply.room_id, messages, reply.seq, reply.has_more)
+    return History(reply.room_id, messages, reply.seq, reply.has_more, reply.typing, reply.read_cursors)
 
 
 @asynccontextmanager
