@@ -8,7 +8,14 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
@@ -19,8 +26,10 @@ from chatd.errors import Unavailable
 from chatd.files.depot import open_depot
 from chatd.ids import new_id
 from chatd.process import hold_folder
+from chatd.store.database import Conflict
 from chatd.store.migrations import SchemaFault, migrate, read_migrations, read_state
 from chatd.store.queries import Queries
+from chatd.store.rooms import NewRoom
 from chatd.store.sqlite import open_sqlite, open_sqlite_for_looking
 
 if TYPE_CHECKING:
@@ -28,9 +37,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chatd.bus.port import Bus
+    from chatd.clock import Clock
     from chatd.config import BusOptions, DatabaseOptions, UploadOptions
     from chatd.files.depot import Depot
     from chatd.store.database import Database
+    from chatd.store.facts import Facts
+    from chatd.store.rooms import Rooms
 
 log = telemetry.get_logger(__name__)
 
@@ -245,3 +257,14 @@ async def prepare_schema(database: Database, queries: Queries, options: Database
         raise StartFault(str(fault)) from fault
     except Unavailable as out:
         raise StartFault(out.detail) from out
+
+
+async def prepare_lobby(name: str, rooms: Rooms, facts: Facts, clock: Clock) -> str:
+    """The id of the first room, made once in the life of a database, however many nodes start on it together."""
+    room_id = await facts.get_or_add("lobby", new_id())
+    if await rooms.by_id(room_id, asked_by="") is None:
+        # Of several nodes one is first; and a lobby that was deleted is not made again.
+        with suppress(Conflict):
+            lobby = NewRoom(room_id, "public", name, None, None)
+            await rooms.add(lobby, owner_id=None, member_ids=(), now_ms=clock())
+    return room_id

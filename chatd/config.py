@@ -110,6 +110,8 @@ class WebSocketOptions(Struct, frozen=True, kw_only=True):
     host: Name = "127.0.0.1"
     port: Port = 3001
     reuse_port: bool = False
+    tls_cert: str = ""
+    tls_key: str = ""
     origins: tuple[str, ...] = ()
     handshake_timeout_s: Seconds = 10
     auth_timeout_s: Seconds = 5
@@ -123,6 +125,7 @@ class WebSocketOptions(Struct, frozen=True, kw_only=True):
 
     def faults(self) -> Iterator[Fault]:
         yield from _origin_faults("origins", self.origins)
+        yield from _tls_faults(self.tls_cert, self.tls_key)
         if self.dead_after_s <= self.heartbeat_s:
             yield "dead_after_s", f"must be more than heartbeat_s, which is {self.heartbeat_s:g}"
         if self.outbox_bytes < self.message_bytes:
@@ -135,6 +138,8 @@ class HttpOptions(Struct, frozen=True, kw_only=True):
     host: Name = "127.0.0.1"
     port: Port = 3000
     reuse_port: bool = False
+    tls_cert: str = ""
+    tls_key: str = ""
     trusted_proxies: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     max_connections: Limit = 1000
@@ -150,6 +155,7 @@ class HttpOptions(Struct, frozen=True, kw_only=True):
 
     def faults(self) -> Iterator[Fault]:
         yield from _origin_faults("cors_origins", [origin for origin in self.cors_origins if origin != ANY_ORIGIN])
+        yield from _tls_faults(self.tls_cert, self.tls_key)
         yield from _network_faults("trusted_proxies", self.trusted_proxies)
         yield from _network_faults("metrics_allow", self.metrics_allow)
 
@@ -336,6 +342,7 @@ class TelemetryOptions(Struct, frozen=True, kw_only=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"
     slow_ms: Limit = 500
+    canary_s: Annotated[float, Meta(ge=0.1, le=60)] = 2
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -372,6 +379,13 @@ def _origin_faults(option: str, origins: Iterable[str]) -> Iterator[Fault]:
     for origin in origins:
         if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
             yield option, f"expected origins like https://chat.example.org, without a path, got {origin!r}"
+
+
+def _tls_faults(cert: str, key: str) -> Iterator[Fault]:
+    if cert and not key:
+        yield "tls_key", "is missing: a certificate needs its key, which may stand in the same file"
+    if key and not cert:
+        yield "tls_cert", "is missing: a key is of no use without its certificate"
 
 
 def _network_faults(option: str, networks: Iterable[str]) -> Iterator[Fault]:

@@ -64,10 +64,11 @@ class Connection:
         #: The scope of the connection's nursery, as long as it is open.
         self.scope: trio.CancelScope | None = None
         self.close_code = CloseCode.NO_STATUS
+        self.close_reason = ""
         self._ended = False
         self._is_leaving = False
         self._heard_at = trio.current_time()
-        self.bytes_read = 0
+        self.bytes_read = self.messages_read = self.refusals = 0
         # What waited in the kernel when it was last looked at.
         self._unread_bytes = 0
         # What the peer's machine had acknowledged when it was last looked at, and has to before it has the last ping.
@@ -103,7 +104,7 @@ class Connection:
         if self._ended:
             return
         self._ended = True
-        self.close_code = code
+        self.close_code, self.close_reason = code, reason
         self._outbox.end(close_frame(code, reason), drop=drop)
         self._wake_waiters()
         if self.scope is not None:
@@ -137,7 +138,7 @@ class Connection:
         """The socket failed: nobody is there to be told."""
         if not self._ended:
             self._ended = True
-            self.close_code = CloseCode.ABNORMAL
+            self.close_code, self.close_reason = CloseCode.ABNORMAL, "connection lost"
         if self.scope is not None:
             self.scope.cancel()
 
@@ -177,6 +178,7 @@ class Connection:
         try:
             for item in self._frames.receive(data):
                 if isinstance(item, str):
+                    self.messages_read += 1
                     if not (self._ended or self._is_leaving):
                         await dispatch(self._chat, self.session, item)
                         if self._refusals:
@@ -320,6 +322,7 @@ class Connection:
         self._expiry_changed.set()
 
     def _count_refusal(self, code: ErrorCode) -> None:
+        self.refusals += 1
         self._refusals.append(trio.current_time())
         self._last_refusal = code
         self._refused.set()

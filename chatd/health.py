@@ -20,17 +20,23 @@ class Part(NamedTuple):
 
 @dataclass(slots=True)
 class Health:
-    """The last time, by `seconds`, at which each part was proven to work; stale after `stale_after_s`."""
+    """The last time, by `seconds`, at which each part was proven to work.
+
+    A part is stale after `stale_after_s`, unless its proofs come at another pace and it was said how long they last.
+    """
 
     seconds: Callable[[], float]
     stale_after_s: float
     is_draining: bool = False
     _proven_at: dict[str, float] = field(default_factory=dict)
     _faults: dict[str, str | None] = field(default_factory=dict)
+    _lasts_s: dict[str, float] = field(default_factory=dict)
 
-    def prove(self, part: str) -> None:
+    def prove(self, part: str, *, lasts_s: float | None = None) -> None:
         self._proven_at[part] = self.seconds()
         self._faults[part] = None
+        if lasts_s is not None:
+            self._lasts_s[part] = lasts_s
 
     def fail(self, part: str, fault: str) -> None:
         """A try failed; the part is stale once its last proof is too old."""
@@ -38,10 +44,10 @@ class Health:
         self._faults[part] = fault
 
     def parts(self) -> list[Part]:
-        now = self.seconds()
+        now, lasts_s = self.seconds(), self._lasts_s
         return [
-            Part(name, now - proven_at <= self.stale_after_s, now - proven_at, self._faults.get(name))
-            for name, proven_at in self._proven_at.items()
+            Part(name, now - at <= lasts_s.get(name, self.stale_after_s), now - at, self._faults.get(name))
+            for name, at in self._proven_at.items()
         ]
 
     @property

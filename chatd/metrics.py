@@ -70,6 +70,15 @@ class Metrics:
             "How long the oldest message has waited that cannot be found yet.",
             registry=registry,
         )
+        self.canary_seconds = Histogram(
+            "chatd_canary_seconds",
+            "From a message of the daemon's own through its port, the database and the bus back to its socket.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.loop_lag_seconds = Histogram(
+            "chatd_loop_lag_seconds", "How late the event loop was.", buckets=_SECONDS, registry=registry
+        )
         self.http_seconds = Histogram(
             "chatd_http_seconds", "From a request's head to the end of its answer.", buckets=_SECONDS, registry=registry
         )
@@ -98,6 +107,11 @@ class Metrics:
         """Bring the deliveries to what the hub has counted, which it does in its own way for speed."""
         self.deliveries.inc(total - self._deliveries_counted)
         self._deliveries_counted = total
+
+    def stored_messages(self) -> float:
+        """Messages of all types that were stored since the start."""
+        values = (self._registry.get_sample_value("chat_messages_total", {"type": kind}) for kind in self.messages)
+        return sum(value or 0.0 for value in values)
 
     def count_close(self, code: int) -> None:
         """Count the end of a connection; a code that a client made up counts as `other`."""

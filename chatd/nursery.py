@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import ssl
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -21,12 +22,14 @@ from chatd.connection import Connection, bytes_acknowledged
 from chatd.errors import CloseCode
 from chatd.limits.addresses import IpNetwork, client_address, is_trusted
 from chatd.limits.admission import Admission, NotAdmitted
+from chatd.tls import wait_secure
 from chatd.wire.frames import BadUpgrade, Handshake, Upgrade, plain_response
 
 if TYPE_CHECKING:
     from chatd.chat.context import Chat
     from chatd.config import WebSocketOptions
     from chatd.metrics import Metrics
+    from chatd.tls import Certificate
 
 log = telemetry.get_logger(__name__)
 
@@ -50,9 +53,14 @@ class Door:
     admission: Admission
     metrics: Metrics
     trusted_proxies: tuple[IpNetwork, ...] = ()
+    #: Of a door that speaks TLS itself.
+    certificate: Certificate | None = None
     connections: set[Connection] = field(default_factory=set)
     #: Those whose upgrade request has not come yet; cancelling one turns it away.
     upgrading: set[trio.CancelScope] = field(default_factory=set)
+    #: The canary's, which no limit and no number counts.
+    own: Door | None = None
+    is_own: bool = False
 
 
 async def serve_websockets(listeners: list[socket.socket], door: Door, *, draining: trio.Event) -> None:
@@ -88,7 +96,10 @@ async def _accept(listener: socket.socket, door: Door, connections: trio.Nursery
                     break
                 # The client gave up before it was accepted (accept(2), "Error handling"): on to the next.
                 continue
-            connections.start_soon(_serve_socket, sock, peer[0], door)
+            if door.own is not None and peer[:2] == door.chat.canary.address:
+                connections.start_soon(_serve_socket, sock, peer[0], door.own)
+            else:
+                connections.start_soon(_serve_socket, sock, peer[0], door)
 
 
 async def _serve_socket(sock: socket.socket, peer: str, door: Door) -> None:
@@ -96,6 +107,8 @@ async def _serve_socket(sock: socket.socket, peer: str, door: Door) -> None:
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if door.certificate is not None:
+            sock = door.certificate.wrap(sock)
         if is_trusted(peer, door.trusted_proxies):
             # Whom it speaks for stands in the head of the request.
             await _admit(sock, peer, door, is_proxy=True)
@@ -135,7 +148,12 @@ async def _serve_admitted(sock: socket.socket, peer: str, door: Door, *, is_prox
     door.upgrading.add(scope)
     try:
         with scope:
+            await wait_secure(sock)
             upgrade = await _read_upgrade(sock, handshake)
+    except ssl.SSLError as error:
+        door.metrics.refused_upgrades["bad_request"].inc()
+        log.debug("handshake_failed", address=peer, detail=str(error))
+        return
     except BadUpgrade as bad:
         door.metrics.refused_upgrades["bad_request"].inc()
         await _send_and_linger(sock, door, bad.answer)
@@ -185,7 +203,8 @@ async def _serve_upgraded(
         return
     connection = Connection(sock, address, door.chat, door.options)
     telemetry.bind_context(connection=connection.id)
-    log.debug("connected", address=address)
+    if not door.is_own:
+        log.debug("connected", address=address)
     door.connections.add(connection)
     door.metrics.connections.inc()
     door.metrics.active_connections.inc()
@@ -200,13 +219,20 @@ async def _serve_upgraded(
         door.metrics.active_connections.dec()
         door.metrics.count_close(connection.close_code)
         door.metrics.shed.inc(connection.session.outbox.shed)
-        log.info(
-            "disconnected",
-            code=connection.close_code,
-            seconds=round(trio.current_time() - began, 3),
-            bytes_read=connection.bytes_read,
-            bytes_sent=bytes_acknowledged(sock),
-        )
+        if not door.is_own:
+            log.info(
+                "disconnected",
+                code=connection.close_code,
+                reason=connection.close_reason or None,
+                seconds=round(trio.current_time() - began, 3),
+                messages_read=connection.messages_read,
+                refusals=connection.refusals,
+                shed=connection.session.outbox.shed,
+                bytes_read=connection.bytes_read,
+                bytes_sent=bytes_acknowledged(sock),
+                address=address,
+                **({"user": connection.session.user_id} if connection.session.user_id else {}),
+            )
 
 
 async def _run(connection: Connection, handshake: Handshake, upgrade: Upgrade) -> None:
@@ -242,6 +268,9 @@ def _check_origin(upgrade: Upgrade, allowed: tuple[str, ...]) -> NotAdmitted | N
 async def _turn_away(sock: socket.socket, door: Door, refused: NotAdmitted) -> None:
     """Refuse before anything was read: there is no time for reading when too many come at once."""
     door.metrics.refused_upgrades[refused.reason].inc()
+    if door.certificate is not None:
+        # Saying it would cost a handshake, of which the refusal is to spare the others.
+        return
     retry = b"Retry-After: %d\r\n" % refused.retry_after_s
     await _send_and_linger(sock, door, plain_response(refused.status, refused.detail, extra=retry))
 

@@ -11,17 +11,26 @@ from __future__ import annotations
 import os
 import random
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from chatd import telemetry
-from chatd.backends import StartFault, check_back_ends, hold_data_folder, open_back_ends, open_uploads, prepare_schema
+from chatd.backends import (
+    StartFault,
+    check_back_ends,
+    hold_data_folder,
+    open_back_ends,
+    open_uploads,
+    prepare_lobby,
+    prepare_schema,
+)
 from chatd.bus.hub import HubOptions, open_hub
+from chatd.canary import run_canary, with_own_door
+from chatd.chat.canary import Canary
 from chatd.chat.context import Chat, Options, flush
 from chatd.chat.delivered import Deliveries
 from chatd.chat.notifications import Notifier
@@ -50,10 +59,10 @@ from chatd.nursery import Door, serve_websockets
 from chatd.previews import Previews, open_previews
 from chatd.reload import ReadConfig, Reload
 from chatd.signals import Bell, open_signals
+from chatd.sockets import bind, listening
 from chatd.store.accounts import Accounts
 from chatd.store.blocks import Blocks
 from chatd.store.chats import Chats
-from chatd.store.database import Conflict
 from chatd.store.direct import Conversations
 from chatd.store.facts import Facts
 from chatd.store.files import Files
@@ -63,12 +72,16 @@ from chatd.store.moderation import Moderation
 from chatd.store.notifications import Notifications
 from chatd.store.presence import Statuses
 from chatd.store.receipts import Receipts
-from chatd.store.rooms import NewRoom, Rooms
+from chatd.store.rooms import Rooms
 from chatd.store.search import Search
 from chatd.store.search_index import open_search_index
+from chatd.systemd import Systemd, supervise
+from chatd.tls import Certificate, TlsListener, read_certificates
 from chatd.upkeep import Followers, SecondLooks, new_health, open_upkeep, read_arrivals
 
 if TYPE_CHECKING:
+    import socket
+
     from chatd.bus.port import Event
     from chatd.wire.outbox import Outbox
 
@@ -80,7 +93,6 @@ COLLECT_S: Final = 0.25
 DRAIN_BATCH: Final = 200
 #: Clients are asked to come back within so many milliseconds at least, and one more for each connection.
 RECONNECT_MS: Final = 1000
-BACKLOG: Final = 4096
 #: Seconds in which those who authenticate one after the other gather for one read.
 GATHER_S: Final = 0.02
 #: Seconds in which what is read by many gathers for one statement, and marks that one takes.
@@ -117,7 +129,7 @@ async def open_chat(
         accounts, rooms = Accounts(database, queries), Rooms(database, queries)
         messages, facts = Messages(database, queries), Facts(database, queries)
         epoch = await facts.get_or_add("epoch", new_id())
-        lobby_id = await _have_lobby(config, rooms, facts, clock)
+        lobby_id = await prepare_lobby(config.server.lobby, rooms, facts, clock)
 
         hub_options = HubOptions(tail_events=config.messages.tail, slice_receivers=config.websocket.fanout_slice)
         hub = await enter(open_hub(bus, hub_options, read_last_seqs=rooms.last_seqs, read_events=messages.events_after))
@@ -218,6 +230,7 @@ async def open_chat(
             files=files,
             depot=depot,
             file_links=FileLinks(secrets.current, secrets.previous or Secret()),
+            canary=Canary(hub),
         )
         hub.on_signal = partial(_hear_signal, chat)
         async with (
@@ -245,93 +258,58 @@ def check_start(config: Config) -> None:
                 f"[{table}] reuse_port: daemons that share a port share their rooms: give [database] url and [bus] url."
             )
     read_word_filter(config.messages)
+    read_certificates(config.websocket, config.http)
     check_signing_secrets(config.auth, config.server.data_path, is_shared=bool(config.database.url))
     check_back_ends(config.server.data_path, config.database, config.bus)
 
 
-async def _have_lobby(config: Config, rooms: Rooms, facts: Facts, clock: Clock) -> str:
-    """The id of the first room, made once in the life of a database, however many nodes start on it together."""
-    room_id = await facts.get_or_add("lobby", new_id())
-    if await rooms.by_id(room_id, asked_by="") is None:
-        # Of several nodes one is first; and a lobby that was deleted is not made again.
-        with suppress(Conflict):
-            lobby = NewRoom(room_id, "public", config.server.lobby, None, None)
-            await rooms.add(lobby, owner_id=None, member_ids=(), now_ms=clock())
-    return room_id
-
-
-# -- the sockets --------------------------------------------------------------------------------------------------
-
-
-def bind(table: str, host: str, port: int, *, reuse_port: bool = False) -> list[socket.socket]:
-    """Listening, non-blocking sockets for a host. Raises `StartFault` that names the table of the option."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise StartFault(f"[{table}] host: {host} cannot be resolved ({error.strerror}).") from error
-    sockets: list[socket.socket] = []
-    for family, kind, protocol, _, address in dict.fromkeys(found):
-        sock = socket.socket(family, kind, protocol)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if reuse_port:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        try:
-            sock.bind(address)
-            sock.listen(BACKLOG)
-        except OSError as error:
-            for opened in (sock, *sockets):
-                opened.close()
-            raise StartFault(
-                f"[{table}] port: cannot listen on {host}:{port} ({os.strerror(error.errno or 0)}); "
-                "stop what uses it or choose another port."
-            ) from error
-        sock.setblocking(False)
-        sockets.append(sock)
-    return sockets
+# -- serving ------------------------------------------------------------------------------------------------------
 
 
 async def serve(
-    config: Config, on_listening: OnListening, *, stop: trio.Event | None = None, reread: ReadConfig | None = None
+    config: Config,
+    on_listening: OnListening,
+    *,
+    stop: trio.Event | None = None,
+    reread: ReadConfig | None = None,
+    systemd: Systemd | None = None,
 ) -> None:
     """Run the daemon until SIGTERM or SIGINT, or until `stop` is set. Raises `StartFault` and `ConfigError`.
 
-    `reread` reads the configuration again at SIGHUP; without it nothing changes.
+    `reread` reads the configuration again at SIGHUP; without it nothing changes. `systemd` is told how it goes, and the
+    sockets that it hands over are closed at the end.
     """
-    websocket_sockets = bind(
-        "websocket", config.websocket.host, config.websocket.port, reuse_port=config.websocket.reuse_port
-    )
-    try:
-        http_sockets = bind("http", config.http.host, config.http.port, reuse_port=config.http.reuse_port)
-    except StartFault:
-        for sock in websocket_sockets:
-            sock.close()
-        raise
+    systemd = systemd or Systemd()
     draining = trio.Event() if stop is None else stop
-    try:
+    certificates = read_certificates(config.websocket, config.http)
+    with listening(config, systemd.sockets) as (websocket_sockets, http_sockets):
         async with _open_alone(config) as chat:
             admission = Admission(config.limits, trio.current_time)
             proxies = parse_networks(config.http.trusted_proxies)
-            door = Door(chat, config.websocket, admission, chat.metrics, proxies)
+            door = with_own_door(Door(chat, config.websocket, admission, chat.metrics, proxies, certificates.websocket))
             async with trio.open_nursery() as nursery:
                 # Who hears that it listens may stop it at once.
-                reload = Reload(config, reread or (lambda: config), chat=chat, admission=admission)
-                await nursery.start(_watch_signals, draining, reload)
-                on_listening(websocket_sockets[0].getsockname()[1], http_sockets[0].getsockname()[1])
+                reload = Reload(
+                    config, reread or (lambda: config), chat=chat, admission=admission, certificates=certificates
+                )
+                await nursery.start(_watch_signals, draining, reload, systemd)
                 nursery.start_soon(_collect_garbage, door)
+                nursery.start_soon(partial(supervise, systemd, chat, connections=lambda: len(door.connections)))
                 async with trio.open_nursery() as serving:
-                    serving.start_soon(partial(serve_websockets, websocket_sockets, door, draining=draining))
-                    serving.start_soon(_serve_http, config, http_sockets, chat, draining)
+                    # Of a port that several daemons share the kernel says who accepts; the canary gets one of its own.
+                    own = bind("websocket", "127.0.0.1", 0) if config.websocket.reuse_port else []
+                    serving.start_soon(partial(serve_websockets, [*websocket_sockets, *own], door, draining=draining))
+                    serving.start_soon(_serve_http, config, http_sockets, chat, draining, certificates.http)
+                    proving = partial(run_canary, speaks_tls=certificates.websocket is not None)
+                    await serving.start(proving, chat, own or websocket_sockets, config.telemetry.canary_s, draining)
+                    on_listening(websocket_sockets[0].getsockname()[1], http_sockets[0].getsockname()[1])
                     await draining.wait()
+                    systemd.tell(STOPPING=1, STATUS="Draining.")
                     # What is left of the time is for the journal, which commits what waits as it closes.
                     serving.cancel_scope.deadline = trio.current_time() + 0.9 * config.server.drain_s
                     await _tell_all(chat, door)
                 log.info("drained", late=serving.cancel_scope.cancelled_caught)
                 nursery.cancel_scope.cancel()
-    finally:
-        for sock in (*websocket_sockets, *http_sockets):
-            sock.close()
 
 
 @asynccontextmanager
@@ -346,9 +324,12 @@ async def _open_alone(config: Config) -> AsyncIterator[Chat]:
             yield chat
 
 
-async def _serve_http(config: Config, sockets: list[socket.socket], chat: Chat, draining: trio.Event) -> None:
+async def _serve_http(
+    config: Config, sockets: list[socket.socket], chat: Chat, draining: trio.Event, certificate: Certificate | None
+) -> None:
+    listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in sockets]
     await serve_http(
-        [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in sockets],
+        [TlsListener(listener, certificate) for listener in listeners] if certificate else listeners,
         partial(answer, chat),
         draining=draining,
         options=config.http,
@@ -358,13 +339,16 @@ async def _serve_http(config: Config, sockets: list[socket.socket], chat: Chat, 
     )
 
 
-async def _watch_signals(draining: trio.Event, reload: Reload, *, task_status: trio.TaskStatus[None]) -> None:
+async def _watch_signals(
+    draining: trio.Event, reload: Reload, systemd: Systemd, *, task_status: trio.TaskStatus[None]
+) -> None:
     """The first SIGTERM or SIGINT begins the drain; the second ends the process where it stands."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) as signals:
         task_status.started()
         async for number in signals:
             if number == signal.SIGHUP:
-                await reload.run()
+                with systemd.reloading():
+                    await reload.run()
                 continue
             if number == signal.SIGUSR1:
                 log.warning("dump_not_yet", detail=_NO_DUMP)

@@ -48,8 +48,8 @@ FORGET_SESSIONS_MS: Final = 30 * DAY_MS
 
 
 def new_health(seconds: Seconds) -> Health:
-    """Health whose parts are stale once five proofs of them have failed."""
-    return Health(seconds, stale_after_s=5 * UPKEEP_S)
+    """Health whose parts are stale once four proofs of them have failed."""
+    return Health(seconds, stale_after_s=4 * UPKEEP_S)
 
 
 async def read_arrivals(

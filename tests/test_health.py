@@ -42,6 +42,14 @@ def test_a_part_is_fresh_until_its_proof_is_too_old_and_again_with_the_next() ->
     assert is_ready(checked)
 
 
+def test_part_whose_proofs_come_at_a_pace_of_their_own_is_fresh_for_as_long_as_was_said() -> None:
+    checked, clock = health()
+    checked.prove("database")
+    checked.prove("canary", lasts_s=2)
+    clock.now += 3
+    assert [(part.name, part.is_fresh) for part in checked.parts()] == [("database", True), ("canary", False)]
+
+
 def test_one_stale_part_makes_the_whole_not_ready() -> None:
     checked, clock = health()
     checked.prove("database")

@@ -24,11 +24,12 @@ LAYERS: Final = (
     {"__main__"},
     {"administration", "backups", "terminal", "verify"},
     {"server"},
+    {"canary"},
     {"notifier", "previews"},
-    {"upkeep", "signals", "reload"},
+    {"upkeep", "signals", "reload", "systemd", "sockets"},
     {"backends"},
     {"nursery", "listener"},
-    {"connection"},
+    {"connection", "cors"},
     {"chat"},
     {"files"},
     # the journal hands its events to the bus, the bus makes frames of them
@@ -36,7 +37,7 @@ LAYERS: Final = (
     {"bus"},
     {"wire"},
     {"loader", "web_pages"},
-    {"configfile", "identity", "limits", "health", "schema", "collector", "process", "asyncio_loop"},
+    {"configfile", "identity", "limits", "health", "schema", "collector", "process", "asyncio_loop", "tls"},
     {"decoding"},
     {"protocol", "client_messages", "server_messages", "metrics"},
     {"records", "errors", "config", "telemetry", "clock", "ids"},
@@ -84,11 +85,13 @@ CLOSED: Final = {"chat": {"trio", "socket"}, "wire": {"trio"}}
 
 #: These start tasks wherever they like; those, only in a function named open_…, whose block the tasks live in.
 STARTERS: Final = {
+    "canary.py",
     "nursery.py",
     "listener.py",
     "server.py",
     "upkeep.py",
     "signals.py",
+    "systemd.py",
     "notifier.py",
     "previews.py",
     "terminal.py",
@@ -97,6 +100,7 @@ OPENERS: Final = ("store/", "bus/", "files/", "loader.py", "client/")
 
 #: These see the whole configuration: who uses it, and who makes it.
 CONFIG_READERS: Final = {
+    "sockets.py",
     "reload.py",
     "server.py",
     "__main__.py",

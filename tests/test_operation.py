@@ -51,7 +51,7 @@ async def test_daemon_is_alive_and_ready_with_every_part_proven(daemon: Daemon) 
     assert (await daemon.http("GET", "/healthz")).json() == {"status": "alive"}
     answer = await daemon.http("GET", "/readyz")
     assert (answer.status, answer.json()["status"]) == (200, "ready")
-    assert answer.json()["parts"].keys() == {"database", "bus", "delivery"}
+    assert answer.json()["parts"].keys() == {"database", "bus", "delivery", "canary", "loop"}
     assert all(part["ready"] and part["ageSeconds"] < 10 for part in answer.json()["parts"].values())
     assert answer.headers["cache-control"] == "no-store"
 

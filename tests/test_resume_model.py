@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from chatd import telemetry
 from chatd.bus.hub import HubOptions, open_hub
 from chatd.bus.port import Notice
+from chatd.chat.canary import Canary
 from chatd.chat.context import Chat, Options, flush
 from chatd.chat.delivered import Deliveries
 from chatd.chat.dispatch import dispatch
@@ -780,6 +781,7 @@ async def open_model(
             direct=cast("Any", None), blocks=cast("Any", None), chats=cast("Any", None),
             moderation=cast("Any", None), lobby_id="", notifications=cast("Any", None), notifier=cast("Any", None),
             files=cast("Any", None), depot=cast("Any", None), file_links=cast("Any", None),
+            canary=Canary(hub),
         )  # fmt: skip
         nursery.start_soon(bus.carry_on)
         nursery.start_soon(followers.let_follow, chat)

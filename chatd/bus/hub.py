@@ -147,6 +147,7 @@ class Hub:
     def open_own_room(self, room_id: str, receiver: Receiver) -> ActiveRoom:
         """A room that no store knows, with its only receiver: for a proof that events are delivered."""
         room = self._rooms[room_id] = ActiveRoom(room_id, last_seq=0, tail_events=0)
+        room.is_own = True
         room.add(receiver)
         return room
 
@@ -293,8 +294,9 @@ class Hub:
             log.exception("membership_not_heeded", room=event.room_id, seq=event.seq)
 
     def _send(self, room: ActiveRoom, frames: list[bytes]) -> None:
-        self.deliveries += len(room.listeners) * len(frames)
-        if room.is_behind or len(room.listeners) > self._options.slice_receivers:
+        if not room.is_own:
+            self.deliveries += len(room.listeners) * len(frames)
+        if room.is_own or room.is_behind or len(room.listeners) > self._options.slice_receivers:
             for frame in frames:
                 room.queue(frame)
             if room.backlog_bytes > MAX_BACKLOG_BYTES:

@@ -44,11 +44,13 @@ class ActiveRoom:
 
     __slots__ = (
         "_early", "_expected", "_rounds", "_snapshot", "backlog", "backlog_bytes", "changed_seq", "forgotten",
-        "idle_since", "listeners", "next_seq", "opened_at", "room_id", "stored_seq", "tail",
+        "idle_since", "is_own", "listeners", "next_seq", "opened_at", "room_id", "stored_seq", "tail",
     )  # fmt: skip
 
     def __init__(self, room_id: str, *, last_seq: int, tail_events: int) -> None:
         self.room_id = room_id
+        #: No store knows it: it proves that rooms are served, the slow way, and what it hears counts as no delivery.
+        self.is_own = False
         self.next_seq = last_seq + 1
         #: The newest event that this node itself has stored.
         self.stored_seq = last_seq

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from chatd.bus.hub import Hub
     from chatd.bus.port import Bus, Event, Notice
+    from chatd.chat.canary import Canary
     from chatd.chat.delivered import Deliveries
     from chatd.chat.notifications import Notifier
     from chatd.chat.presence import Presence
@@ -164,6 +165,7 @@ class Chat:
     files: Files
     depot: Depot
     file_links: FileLinks
+    canary: Canary
     word_filter: WordFilter = NO_WORDS
 
     @property

@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from chatd import protocol
-from chatd.chat.arrival import authenticate
+from chatd.chat.canary import authenticate, send_message
 from chatd.chat.changes import delete_message, edit_message
 from chatd.chat.direct import send_dm
 from chatd.chat.features import Feature, check_feature
-from chatd.chat.messages import get_history, send_message
+from chatd.chat.messages import get_history
 from chatd.chat.pins import pin_message, unpin_message
 from chatd.chat.presence import update_status
 from chatd.chat.reactions import add_reaction, remove_reaction

@@ -40,13 +40,13 @@ class Scene:
         self.event_rows: list[tuple[object, ...]] = []
         self.has_written = False
 
-    async def row(self, name: str, **params: Value) -> Row | None:
+    async def row(self, name: str, /, **params: Value) -> Row | None:
         return await self._tx.row(self._queries[name], params)
 
-    async def rows(self, name: str, **params: Value) -> list[Row]:
+    async def rows(self, name: str, /, **params: Value) -> list[Row]:
         return await self._tx.rows(self._queries[name], params)
 
-    async def run(self, name: str, **params: Value) -> int:
+    async def run(self, name: str, /, **params: Value) -> int:
         """Run a statement that writes; the number of rows it changed."""
         self.has_written = True
         return await self._tx.run(self._queries[name], params)
@@ -94,6 +94,8 @@ class Act:
     room_id: str
     decide: Decide
     settle: Settle = settled_by_writer
+    #: Where the room is that no store knows, and which nobody is in: a canary's. Its events are published, not kept.
+    head: Head | None = None
 
 
 async def read_standings(

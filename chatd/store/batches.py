@@ -86,7 +86,7 @@ class Batches:
 
     async def _store_act(self, tx: Transaction, act: Act, stored: Numbered, now_ms: int) -> None:
         heads, _ = await self._read_heads(tx, [act])
-        head = heads.get(act.room_id)
+        head = heads.get(act.room_id, act.head)
         if head is None:
             stored.outcomes.append(no_such_room())
             return
@@ -96,7 +96,7 @@ class Batches:
             return
         if scene.event_rows:
             await tx.run(self._queries["journal.add_events"], {"events": _json(scene.event_rows)})
-        if scene.has_written:
+        if scene.has_written and act.head is None:
             await tx.run(self._queries["journal.advance_rooms"], {"heads": _json(rows_of_heads([act.room_id], heads))})
         stored.outcomes.append(Stored("", act.room_id, head.last_seq, now_ms, duplicate=not scene.events))
         stored.events += scene.events

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from chatd.store.acts import Scene
     from chatd.store.database import Database, Row, Transaction
     from chatd.store.queries import Queries
 
@@ -33,6 +34,12 @@ class Facts:
             return await tx.row(self._queries["schema.fact"], {"name": name})
 
         return await self._database.transaction(work) == (value,)
+
+    @staticmethod
+    async def prove_in(scene: Scene, name: str, value: str) -> bool:
+        """`prove` as a part of a commit of the journal."""
+        await scene.run("schema.keep_fact", name=name, value=value)
+        return await scene.row("schema.fact", name=name) == (value,)
 
     async def get_or_add(self, name: str, value: str) -> str:
         """The value of a fact, which becomes `value` if there was none; two who do it at once get the same."""

@@ -20,6 +20,7 @@ import trio
 from chatd import telemetry
 from chatd.bus.port import Event
 from chatd.errors import Refusal, Unavailable
+from chatd.store.acts import Act
 from chatd.store.batches import Batches
 from chatd.store.database import Conflict, Database
 from chatd.store.entries import Entry, Outcome, Post, Stored
@@ -27,7 +28,6 @@ from chatd.store.entries import Entry, Outcome, Post, Stored
 if TYPE_CHECKING:
     from chatd.clock import Clock
     from chatd.metrics import Metrics
-    from chatd.store.acts import Act
     from chatd.store.queries import Queries
 
 log = telemetry.get_logger(__name__)
@@ -207,9 +207,11 @@ class Journal:
                 self._tell(entries, [Refusal("conflict" if is_conflict else "internal", detail)])
         else:
             self._is_failing = False
-            self._metrics.commit_seconds.observe(trio.current_time() - began)
-            self._metrics.commit_entries.observe(len(entries))
-            self._metrics.commits.inc()
+            if len(entries) > 1 or not (isinstance(entries[0], Act) and entries[0].head):
+                # What a canary has the journal do by itself is nobody's.
+                self._metrics.commit_seconds.observe(trio.current_time() - began)
+                self._metrics.commit_entries.observe(len(entries))
+                self._metrics.commits.inc()
             self._tell(entries, numbered.outcomes, numbered.events)
 
     def _tell(self, entries: Sequence[Entry | Act], outcomes: Sequence[Outcome], events: Sequence[Event] = ()) -> None:

@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, RejectConnection, RejectData, Request
+from wsproto.events import AcceptConnection, CloseConnection, RejectConnection, RejectData, Request, TextMessage
 from wsproto.frame_protocol import FrameProtocol, Opcode, ParseFailed
 from wsproto.utilities import RemoteProtocolError
 
@@ -198,6 +198,37 @@ class Handshake:
         if isinstance(hint, RejectConnection) and hint.status_code == 426:
             return BadUpgrade(plain_response(426, f"{error}.", extra=b"Sec-WebSocket-Version: 13\r\n"))
         return BadUpgrade(plain_response(400, f"This port speaks WebSocket; try it with wscat. {error}."))
+
+
+class Calling:
+    """The client's side of one connection, for a daemon that calls itself: an upgrade, then texts both ways."""
+
+    def __init__(self, host: str) -> None:
+        self._connection = WSConnection(ConnectionType.CLIENT)
+        self.greeting = self._connection.send(Request(host=host, target="/"))
+        self.is_accepted = False
+
+    def say(self, text: str) -> bytes:
+        """A masked text frame (RFC 6455 section 5.3)."""
+        return self._connection.send(TextMessage(data=text))
+
+    def receive(self, data: bytes) -> list[str]:
+        """The whole texts that have arrived. Raises `Disconnect` when the server refuses or closes."""
+        texts: list[str] = []
+        try:
+            self._connection.receive_data(data)
+            for event in self._connection.events():
+                if isinstance(event, AcceptConnection):
+                    self.is_accepted = True
+                elif isinstance(event, TextMessage) and event.message_finished:
+                    texts.append(event.data)
+                elif isinstance(event, CloseConnection):
+                    raise Disconnect(int(event.code), event.reason or "")
+                elif isinstance(event, RejectConnection):
+                    raise Disconnect(CloseCode.NO_STATUS, f"HTTP {event.status_code}")
+        except RemoteProtocolError as error:
+            raise Disconnect(CloseCode.PROTOCOL_ERROR, str(error)) from None
+        return texts
 
 
 def plain_response(status: int, detail: str, *, extra: bytes = b"") -> bytes:
