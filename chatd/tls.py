@@ -96,10 +96,13 @@ class Certificate:
         for option, path in (("tls_cert", self._cert), ("tls_key", self._key)):
             _check_readable(f"[{self._table}] {option}", path)
         try:
-            # A key with a passphrase would have it asked for at the terminal.
-            context.load_cert_chain(self._cert, self._key, password="")
+            # A key with a passphrase would otherwise have it asked for at the terminal.
+            context.load_cert_chain(self._cert, self._key, password=_ask_nobody)
         except ssl.SSLError as error:
             raise ConfigError(f"[{self._table}] tls_cert: {_explained(error, self._cert, self._key)}") from error
+        except _HasPassphrase:
+            detail = f"{self._key} has a passphrase: give the key without one, closed to others (chmod 600)"
+            raise ConfigError(f"[{self._table}] tls_key: {detail}") from None
         return context
 
     def use(self, context: ssl.SSLContext) -> None:
@@ -132,6 +135,14 @@ def read_certificates(websocket: WebSocketOptions, http: HttpOptions) -> Certifi
     )
 
 
+class _HasPassphrase(Exception):
+    pass
+
+
+def _ask_nobody() -> str:
+    raise _HasPassphrase
+
+
 def _check_readable(place: str, path: str) -> None:
     try:
         with open(path, "rb"):  # noqa: PTH123 - only whether it can be
@@ -143,9 +154,6 @@ def _check_readable(place: str, path: str) -> None:
 def _explained(error: ssl.SSLError, cert: str, key: str) -> str:
     if error.reason == "KEY_VALUES_MISMATCH":
         return f"the key in {key} is not that of the certificate in {cert}"
-    # A bad passphrase, in the words of each version of OpenSSL.
-    if error.reason in {"BAD_DECRYPT", "BAD_PASSWORD_READ", "PROBLEMS_GETTING_PASSWORD"}:
-        return f"the key in {key} has a passphrase: give one without, closed to others (chmod 600)"
     reason = f" ({error.reason.lower().replace('_', ' ')})" if error.reason else ""
     return f"{cert} and {key} are not a certificate (with its chain) and its key in PEM form{reason}"
 
