@@ -87,19 +87,24 @@ async def time_typing(chat: Chat, bell: Bell) -> None:
 async def tell_delivered(chat: Chat) -> None:
     """Now and then look what was delivered, and store and tell it in parts, so that nobody waits for it."""
     is_waiting = False
+    pause_s, look_at = 0.0, 0.0
     while True:
-        await trio.sleep(chat.options.receipts.delivered_every_s)
-        chat.deliveries.look()
-        while chat.deliveries.has_some:
-            try:
-                await delivered.tell(chat, max(1, round(chat.options.receipts.delivered_per_second * PART_S)))
-                is_waiting = False
-                await trio.sleep(PART_S)
-            except Refusal as refusal:
-                if not is_waiting:
-                    log.warning("receipts_wait", detail=refusal.detail)
-                is_waiting = True
-                await trio.sleep(RETRY_S)
+        await trio.sleep(pause_s)
+        options = chat.options.receipts
+        pause_s = options.delivered_every_s
+        # Also while there is always something to store because somebody always writes.
+        if chat.seconds() >= look_at:
+            chat.deliveries.look()
+            look_at = chat.seconds() + options.delivered_every_s
+        if not chat.deliveries.has_some:
+            continue
+        try:
+            await delivered.tell(chat, max(1, round(options.delivered_per_second * PART_S)))
+            is_waiting, pause_s = False, PART_S
+        except Refusal as refusal:
+            if not is_waiting:
+                log.warning("receipts_wait", detail=refusal.detail)
+            is_waiting, pause_s = True, RETRY_S
 
 
 @asynccontextmanager

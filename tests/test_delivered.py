@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chatd.bus.hub import Hub
+    from tests.daemon import Client
 
 #: Looked at so often that a test need not wait.
 OFTEN = {"RECEIPTS_DELIVERED_EVERY_S": "0.02"}
@@ -196,6 +197,28 @@ async def test_the_room_hears_to_whom_a_message_was_delivered(tmp_path: Path) ->
             assert told["deliveredAt"].endswith("Z")
             await write(listener, ada)
             assert (await listener.heard("messages_delivered"))["userId"] == ada.id
+
+
+@ON_BOTH_BACK_ENDS
+async def test_rooms_hear_of_deliveries_also_while_somebody_always_writes(tmp_path: Path) -> None:
+    async with open_daemon(tmp_path, limits=False, **OFTEN) as daemon:
+        ada, bob, cyd = [await daemon.register(name) for name in ("ada", "bob", "cyd")]
+        quiet, busy = await daemon.create_room(ada, members=[bob.id]), await daemon.create_room(cyd)
+
+        async def chatter(client: Client) -> None:
+            while True:
+                await send(client, busy)
+
+        async with (
+            daemon.connect(ada) as speaker, daemon.connect(bob), daemon.connect(cyd) as chatterer,
+            trio.open_nursery() as nursery,
+        ):  # fmt: skip
+            nursery.start_soon(chatter, chatterer)
+            for seq in (1, 2, 3):
+                await send(speaker, quiet)
+                while (await speaker.heard("messages_delivered"))["seq"] < seq:
+                    pass
+            nursery.cancel_scope.cancel()
 
 
 @ON_BOTH_BACK_ENDS
