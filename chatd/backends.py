@@ -87,11 +87,11 @@ async def open_back_ends(
 
 
 @asynccontextmanager
-async def open_uploads(options: UploadOptions) -> AsyncIterator[Depot]:
+async def open_uploads(options: UploadOptions, *, clock: Clock) -> AsyncIterator[Depot]:
     """Where files arrive and are kept, made if it is not there. Raises `StartFault`."""
     async with AsyncExitStack() as stack:
         try:
-            depot = await stack.enter_async_context(open_depot(options))
+            depot = await stack.enter_async_context(open_depot(options, clock=clock))
         except OSError as error:
             raise StartFault(f"The folder of files {options.dir} cannot be made: {error.strerror}.") from error
         yield depot

@@ -7,7 +7,6 @@ reads the file and the environment into these records, `identity` the secrets th
 
 from __future__ import annotations
 
-import hmac
 import re
 from ipaddress import ip_network
 from pathlib import Path
@@ -15,42 +14,19 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 
+from chatd.secret import MIN_SECRET_BYTES as MIN_SECRET_BYTES
+from chatd.secret import Secret as Secret
+from chatd.secret import secret_fault as secret_fault
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-MIN_SECRET_BYTES: Final = 32
 #: In `http.cors_origins`: pages of any origin, without credentials.
 ANY_ORIGIN: Final = "*"
 
 
 class ConfigError(Exception):
     """The configuration cannot be used; `str()` of it is one sentence that names where and what."""
-
-
-class Secret:
-    """A text that never shows in a repr, a log line or a traceback; only `reveal` gives it away."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str = "") -> None:
-        self._text = text
-
-    def reveal(self) -> str:
-        return self._text
-
-    def __bool__(self) -> bool:
-        return bool(self._text)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Secret):
-            return NotImplemented
-        return hmac.compare_digest(self._text.encode(), other._text.encode())
-
-    def __hash__(self) -> int:
-        return hash(self._text)
-
-    def __repr__(self) -> str:
-        return "Secret(…)" if self._text else "Secret()"
 
 
 Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=86_400)]
@@ -334,6 +310,25 @@ class UploadOptions(Struct, frozen=True, kw_only=True):
     image_memory_bytes: Annotated[int, Meta(ge=2**28, le=2**40)] = 1_073_741_824
     image_s: Annotated[float, Meta(gt=0, le=600)] = 30
     images_at_once: Annotated[int, Meta(ge=1, le=64)] = 2
+    s3_url: str = ""
+    s3_region: Name = "us-east-1"
+    s3_key_id: str = ""
+    s3_secret: Secret = Secret()
+    s3_timeout_s: Seconds = 10
+
+    def faults(self) -> Iterator[Fault]:
+        if self.s3_url and not re.fullmatch(r"https?://[^/\s?#]+(/[\w.-]+)+/?", self.s3_url):
+            yield "s3_url", f"expected a URL like https://s3.example.org/bucket/prefix, got {self.s3_url!r}"
+        if self.s3_url and not (self.s3_key_id and self.s3_secret):
+            yield "s3_key_id", "has to be given, and s3_secret, where s3_url is"
+
+
+class AuditOptions(Struct, frozen=True, kw_only=True):
+    """The trail of who did what."""
+
+    messages: bool = True
+    keep_days: Annotated[int, Meta(ge=1, le=3650)] = 90
+    per_second: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
 
 
 class TelemetryOptions(Struct, frozen=True, kw_only=True):
@@ -364,15 +359,8 @@ class Config(Struct, frozen=True, kw_only=True):
     notifications: NotificationOptions = NotificationOptions()
     resume: ResumeOptions = ResumeOptions()
     uploads: UploadOptions = UploadOptions()
+    audit: AuditOptions = AuditOptions()
     telemetry: TelemetryOptions = TelemetryOptions()
-
-
-def secret_fault(secret: Secret) -> str | None:
-    """Say what is wrong with a secret that signs tokens, or None. RFC 7518 section 3.2 asks for 256 bits."""
-    length = len(secret.reveal().encode())
-    if length >= MIN_SECRET_BYTES:
-        return None
-    return f"must be at least {MIN_SECRET_BYTES} bytes long, got {length}: make one with `openssl rand -base64 48`"
 
 
 def _origin_faults(option: str, origins: Iterable[str]) -> Iterator[Fault]:

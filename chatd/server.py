@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from chatd import telemetry
+from chatd.audit import open_audit
 from chatd.backends import (
     StartFault,
     check_back_ends,
@@ -30,6 +31,7 @@ from chatd.backends import (
 )
 from chatd.bus.hub import HubOptions, open_hub
 from chatd.canary import run_canary, with_own_door
+from chatd.chat.audit import Audit
 from chatd.chat.canary import Canary
 from chatd.chat.context import Chat, Options, flush
 from chatd.chat.delivered import Deliveries
@@ -61,6 +63,7 @@ from chatd.reload import ReadConfig, Reload
 from chatd.signals import Bell, open_signals
 from chatd.sockets import bind, listening
 from chatd.store.accounts import Accounts
+from chatd.store.audit import AuditTrail
 from chatd.store.blocks import Blocks
 from chatd.store.chats import Chats
 from chatd.store.direct import Conversations
@@ -190,7 +193,9 @@ async def open_chat(
         marks = await enter(open_loader(partial(store_marks, receipts, clock), max_keys=MARKS_AT_ONCE, gather_s=MARK_S))
         readers = await enter(open_loader(partial(receipts.readers, limit=MAX_NAMED)))
         followers, second_looks, news, typing = Followers(), SecondLooks(), Bell(), Bell()
-        files, depot = Files(database, queries), await enter(open_uploads(config.uploads))
+        noted = Bell()
+        audit, trail = Audit(clock, on_work=noted.ring), AuditTrail(database, queries)
+        files, depot = Files(database, queries), await enter(open_uploads(config.uploads, clock=clock))
         sessions = Sessions(hub, bus, follow=followers.queue, look_again=second_looks.queue)
         chat = Chat(
             options=options,
@@ -231,9 +236,11 @@ async def open_chat(
             depot=depot,
             file_links=FileLinks(secrets.current, secrets.previous or Secret()),
             canary=Canary(hub),
+            audit=audit,
         )
         hub.on_signal = partial(_hear_signal, chat)
         async with (
+            open_audit(audit, trail, metrics, config.audit, noted, clock),
             open_upkeep(chat, facts, followers, second_looks),
             open_signals(chat, news, typing),
             open_notifier(chat, concerns),

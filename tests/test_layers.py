@@ -22,10 +22,10 @@ ROOT: Final = Path(__file__).parent.parent
 #: From the top down. A module imports what stands below it, and its own package; `chat` stands for all of chatd/chat/.
 LAYERS: Final = (
     {"__main__"},
-    {"administration", "backups", "terminal", "verify"},
+    {"administration", "backups", "terminal", "trail", "verify"},
     {"server"},
     {"canary"},
-    {"notifier", "previews"},
+    {"notifier", "previews", "audit"},
     {"upkeep", "signals", "reload", "systemd", "sockets"},
     {"backends"},
     {"nursery", "listener"},
@@ -40,7 +40,7 @@ LAYERS: Final = (
     {"configfile", "identity", "limits", "health", "schema", "collector", "process", "asyncio_loop", "tls"},
     {"decoding"},
     {"protocol", "client_messages", "server_messages", "metrics"},
-    {"records", "errors", "config", "telemetry", "clock", "ids"},
+    {"records", "errors", "config", "secret", "telemetry", "clock", "ids"},
 )
 #: Stands beside the layers: the command line and its terminal may import it, and it only these.
 CLIENT_USERS: Final = {"__main__", "terminal"}
@@ -52,7 +52,7 @@ DOORS: Final = {
     "puremagic": {"files/kinds.py"},
     "pyvips": {"files/image_child.py"},
     "wsproto": {"wire/frames.py"},
-    "h11": {"wire/http.py", "web_pages.py"},
+    "h11": {"wire/http.py", "web_pages.py", "files/s3_link.py"},
     "jwt": {"identity/tokens.py"},
     "bcrypt": {"identity/passwords.py"},
     "sqlite3": {"store/sqlite.py", "store/copies.py"},
@@ -85,6 +85,7 @@ CLOSED: Final = {"chat": {"trio", "socket"}, "wire": {"trio"}}
 
 #: These start tasks wherever they like; those, only in a function named open_…, whose block the tasks live in.
 STARTERS: Final = {
+    "audit.py",
     "canary.py",
     "nursery.py",
     "listener.py",
@@ -106,6 +107,7 @@ CONFIG_READERS: Final = {
     "__main__.py",
     "administration.py",
     "backups.py",
+    "trail.py",
     "configfile.py",
     "config.py",
 }

@@ -19,11 +19,13 @@ from chatd.files.folder import Folder
 from chatd.files.images import Images, Sizes
 from chatd.files.incoming import open_incoming
 from chatd.files.kinds import KINDS, Kind, is_text, judge, judge_text
+from chatd.files.s3 import S3
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from contextlib import AbstractContextManager
 
+    from chatd.clock import Clock
     from chatd.config import UploadOptions
     from chatd.files.blobs import Blobs
     from chatd.files.incoming import Arriving, Incoming
@@ -117,8 +119,14 @@ async def _piece(path: Path) -> Piece:
 
 
 @asynccontextmanager
-async def open_depot(options: UploadOptions) -> AsyncIterator[Depot]:
+async def open_depot(options: UploadOptions, *, clock: Clock) -> AsyncIterator[Depot]:
     """A depot in the folder of the options, which is made. Raises OSError where that cannot be had."""
     folder = Path(options.dir)
+    blobs: Blobs = Folder(folder / "blobs")
+    if options.s3_url:
+        blobs = S3.at(
+            options.s3_url, key_id=options.s3_key_id, secret=options.s3_secret, region=options.s3_region, clock=clock,
+            timeout_s=options.s3_timeout_s,
+        )  # fmt: skip
     async with open_incoming(folder / "incoming") as incoming:
-        yield Depot(options, incoming, Folder(folder / "blobs"))
+        yield Depot(options, incoming, blobs)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 #: Threads that wait for this disk at once.
-THREADS: Final = 4
+THREADS: Final = 2
 SHARD_CHARACTERS: Final = 2
 
 

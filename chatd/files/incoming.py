@@ -29,10 +29,13 @@ log = telemetry.get_logger(__name__)
 
 #: What arrives is gathered to so much before it goes to a thread.
 GATHER_BYTES: Final = 64 * 1024
+#: So much of a file waits for the disk at most: the database's commits stand behind all that does, and so does the
+#: sender, who is not to be faster than the disk.
+SYNC_BYTES: Final = 256 * 1024
 #: The first bytes of a file, which its kind is judged by, and the last.
 HEAD_BYTES: Final = 4096
 TAIL_BYTES: Final = 70_000
-THREADS: Final = 4
+THREADS: Final = 1
 
 
 class Arriving:
@@ -44,6 +47,7 @@ class Arriving:
         self._limiter = limiter
         self._gathered = bytearray()
         self._hash = hashlib.sha256()
+        self._unsynced = 0
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
     async def write(self, data: bytes) -> None:
@@ -85,6 +89,10 @@ class Arriving:
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(self._descriptor, rest) :]
+        self._unsynced += len(data)
+        if self._unsynced >= SYNC_BYTES:
+            os.fdatasync(self._descriptor)
+            self._unsynced = 0
 
     def close(self) -> None:
         os.close(self._descriptor)
