@@ -279,7 +279,7 @@ _MESSAGES: Final = (
     ),
     Action(
         "stop typing", answers(UNHEARD, "ok ok ok ok"), Refused("bad_message", {"roomId": 1}),
-        _of_room("typing_stop"),
+        _of_room("typing_stop"), given=("typing",),
     ),
     Action(
         "search", ANYBODY, Refused("bad_message", query="q="),

@@ -134,6 +134,12 @@ async def pin(cast: Cast, owner: SignedIn, _role: str, names: dict[str, str]) ->
     return {}
 
 
+async def begin_typing(cast: Cast, _owner: SignedIn, role: str, names: dict[str, str]) -> dict[str, str]:
+    if role in MEMBERS:
+        assert (await cast.lines["actor"].ask(type="typing_start", roomId=names["room"]))["type"] == "ok"
+    return {}
+
+
 async def block_the_actor(cast: Cast, _owner: SignedIn, _role: str, names: dict[str, str]) -> dict[str, str]:
     """By somebody who is there for nothing else."""
     blocker = await cast.daemon.register(f"blocker_{names['fresh']}")
@@ -154,6 +160,7 @@ GIVEN: Final[dict[str, Callable[[Cast, SignedIn, str, dict[str, str]], Awaitable
     "actor is muted": mute_the_actor,
     "reacted": react,
     "pinned": pin,
+    "typing": begin_typing,
     "actor is blocked": block_the_actor,
     "has a conversation": converse,
 }
