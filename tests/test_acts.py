@@ -12,6 +12,7 @@ import trio.testing
 from chatd.errors import Refusal, Unavailable
 from chatd.protocol import MemberUpdated, MessageEdited, RoomUpdated
 from chatd.records import Message
+from chatd.store import moderation
 from chatd.store.acts import Act
 from chatd.store.entries import Stored
 from chatd.store.queries import Query
@@ -120,6 +121,28 @@ async def test_a_refusal_before_anything_was_written_keeps_the_commit_together(s
     assert isinstance(refused, Refusal)
     assert refused.code == "forbidden"
     assert [event.seq for event in written.published] == [1, 2, 3]
+
+
+async def test_a_refusal_behind_a_statement_that_changed_nothing_keeps_the_commit_together(store: Store) -> None:
+    ada, room_id = await open_room(store)
+
+    async def take_back(scene: Scene) -> None:
+        if not await moderation.drop_invitation(scene, ada.id):
+            raise Refusal("not_found", "Nobody was invited.")
+
+    async with store.open_journal() as written:
+        store.database.shut()
+        append(written, "first", post(ada, room_id, "first"))
+        await trio.testing.wait_all_tasks_blocked()
+        writes = store.database.writes
+        append(written, "no", Act(room_id, take_back))
+        append(written, "b", post(ada, room_id))
+        store.database.open()
+        await written.wait_settled("b")
+    assert store.database.writes == writes + 1
+    refused = written.outcomes["no"]
+    assert isinstance(refused, Refusal)
+    assert refused.code == "not_found"
 
 
 async def test_a_refusal_after_writing_undoes_what_the_act_did_and_nothing_else(store: Store) -> None:

@@ -59,6 +59,8 @@ async def change_member(
 
     async def decide(scene: Scene) -> None:
         pair = Pair(caller.user_id, user_id, await scene.standing(caller.user_id), await scene.standing(user_id))
+        if is_muting:
+            check_may_act_on(pair.own.role, "mute", pair.other.role)
         check_may(pair.own.role, "mute" if is_muting else "set_role")
         if pair.other.role is None:
             raise no_such_member()
@@ -100,7 +102,6 @@ async def _set_role(scene: Scene, pair: Pair, role: str) -> None:
 
 
 async def _mute(scene: Scene, pair: Pair, until_ms: int | None) -> None:
-    check_may_act_on(pair.own.role, "mute", pair.other.role)
     if until_ms == pair.other.muted_until_ms or (until_ms is None and _is_over(pair.other, scene.now_ms)):
         return
     await moderation.set_muted(scene, pair.other_id, until_ms)

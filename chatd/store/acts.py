@@ -48,8 +48,10 @@ class Scene:
 
     async def run(self, name: str, /, **params: Value) -> int:
         """Run a statement that writes; the number of rows it changed."""
-        self.has_written = True
-        return await self._tx.run(self._queries[name], params)
+        changed = await self._tx.run(self._queries[name], params)
+        # What has changed nothing need not be undone, and with it the whole commit.
+        self.has_written = self.has_written or changed != 0
+        return changed
 
     async def standing(self, user_id: str) -> Standing:
         """How a user stands in the room; somebody who is no member has no role."""
