@@ -212,6 +212,23 @@ async def test_uploads_at_once_are_bounded(tmp_path: Path, option: str, other: s
         assert (await upload(daemon, users[other], b"hello", "notes.txt")).status == 201
 
 
+@pytest.mark.parametrize(("total_s", "status"), [("30", b"201"), ("0.4", b"408")])
+async def test_an_upload_has_a_time_of_its_own(tmp_path: Path, total_s: str, status: bytes) -> None:
+    body, headers = form(b"x" * 100, "notes.txt")
+    async with open_daemon(tmp_path, HTTP_BODY_TOTAL_S="0.4", UPLOADS_TOTAL_S=total_s) as daemon:
+        anna = await daemon.register("anna")
+        lines = headers | {"Authorization": f"Bearer {anna.token}", "Host": "x"}
+        head = "POST /api/upload HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        stream = await trio.open_tcp_stream("127.0.0.1", daemon.http_port)
+        async with stream:
+            await stream.send_all(head.encode() + b"\r\n" + body[:50])
+            await trio.sleep(0.8)
+            if status == b"201":
+                await stream.send_all(body[50:])
+            with trio.fail_after(10):
+                assert bytes(await stream.receive_some())[9:12] == status
+
+
 async def test_a_body_that_is_no_form_is_refused(tmp_path: Path) -> None:
     async with open_daemon(tmp_path) as daemon:
         anna = await daemon.register("anna")
