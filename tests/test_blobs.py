@@ -118,7 +118,7 @@ async def test_an_open_one_is_read_to_its_end_though_it_is_removed(tmp_path: Pat
 
 async def test_a_list_of_more_than_a_thousand_is_gone_through(s3_url: str, tmp_path: Path) -> None:
     store = store_at(f"{s3_url}/many")
-    (tmp_path / "empty").write_bytes(b"")  # noqa: ASYNC240 - a small file of the test
+    (tmp_path / "empty").write_bytes(b"")
     async with trio.open_nursery() as nursery:
         for part in range(10):
 
@@ -212,7 +212,7 @@ async def test_nodes_with_a_bucket_serve_each_others_files(s3_url: str, tmp_path
         photo, notes = await uploaded(daemon, anna, jpeg(), "photo.jpg"), await uploaded(daemon, anna, text)
         assert not [path for path in (tmp_path / "uploads").rglob("*") if path.is_file() and path.name != "lock"]
     # Another one that has nothing but the database and the bucket.
-    (tmp_path / "uploads" / "incoming").rmdir()  # noqa: ASYNC240 - a folder of the test
+    (tmp_path / "uploads" / "incoming").rmdir()
     async with open_daemon(tmp_path, limits=False, **options) as daemon:
         for url in (photo["url"], photo["thumbnailUrl"]):
             assert (await daemon.http("GET", url, token=anna.token)).status == 200
