@@ -433,6 +433,35 @@ async def test_a_changed_message_is_told_as_it_is_by_then(kept: tuple[Path, list
         assert judgement.faults == []
 
 
+EDIT_AS_REPLAYED: Final = "is replayed message * as it was before seq 12, which was before it came back"
+
+
+@pytest.mark.parametrize("told_as", [{}, EDITED], ids=["as it was", "as it is"])
+async def test_who_comes_back_is_replayed_what_a_message_says_by_then(
+    kept: tuple[Path, list[Promise]], told_as: dict[str, Any]
+) -> None:
+    """Ada comes back behind seq 9; the tenth message was edited at seq 12."""
+    _, diaries = sound_diaries(kept[0])
+    ada = diaries[0]
+    tenth = ada.lines[line_of(ada, "new_message", 10)].message["message"]
+    with closing(sqlite3.connect(kept[0])) as connection:
+        connection.executescript(
+            f"{STORED['edited'].replace('seq = 3', 'seq = 10')};"
+            "UPDATE room_events SET kind = 'message_edited', body = '{}', "
+            f"message_id = '{tenth['id']}' WHERE seq = 12"
+        )
+    edit = {"type": "message_edited", "roomId": tenth["roomId"], "seq": 12, "message": tenth | EDITED}
+    number = line_of(ada, "user_left", 12)
+    ada.lines[number] = replace(ada.lines[number], message=edit)
+    number = line_of(ada, "new_message", 10)
+    ada.lines[number] = replace(ada.lines[number], message={"type": "new_message", "message": tenth | told_as})
+    faults = judge_diaries(read_database(kept[0]), [ada], is_settled=True).faults
+    if told_as:
+        assert faults == []
+    else:
+        assert_found(faults, EDIT_AS_REPLAYED)
+
+
 async def test_a_refusal_is_tolerated_unless_its_client_was_a_member_all_the_time(
     kept: tuple[Path, list[Promise]],
 ) -> None:

@@ -2,7 +2,8 @@
 
 A message may be edited and deleted while clients are told of it, and everything shows it as it is by then. So a
 message that was changed is compared with what is stored only where it is told in its last state; but whoever was told
-that it was deleted, or edited, is not told again what it said before.
+that it was deleted, or edited, is not told again what it said before. Whoever comes back is replayed what had been
+changed by then as it was changed.
 """
 
 from __future__ import annotations
@@ -31,9 +32,13 @@ class ContentJudge:
         #: When each message was edited for the last time that this client was told of, as it was written down.
         self._edited: dict[str, str] = {}
         self._deleted: set[str] = set()
+        #: Messages that were replayed as nobody had changed them yet.
+        self._unchanged: set[str] = set()
 
-    def judge_event(self, event: Mapping[str, Any], room: RoomTruth | None, room_id: str, seq: int) -> None:
-        """An event against what is stored."""
+    def judge_event(
+        self, event: Mapping[str, Any], room: RoomTruth | None, room_id: str, seq: int, *, replayed_to: int | None
+    ) -> None:
+        """An event against what is stored. One of a replay has happened before it began up to the seq `replayed_to`."""
         kind, message = event["type"], event.get("message")
         is_new = kind in ("new_message", "new_dm")
         about = {"room_id": room_id, "seq": seq, "message_id": message["id"] if is_new and message else None}
@@ -50,8 +55,23 @@ class ContentJudge:
             blame(3, f"{told}: another {' and '.join(wrong)}", **about)
         if room is not None and message is not None:
             self._judge_state(message)
+        if replayed_to is not None:
+            self._judge_replay(event, room_id, seq, replayed_to)
         if kind == "message_deleted":
             self._deleted.add(event["messageId"])
+
+    def _judge_replay(self, event: Mapping[str, Any], room_id: str, seq: int, replayed_to: int) -> None:
+        message = event.get("message", {})
+        if event["type"] in ("new_message", "new_dm"):
+            if "editedAt" not in message and "deletedAt" not in message:
+                self._unchanged.add(message["id"])
+        elif event["type"] in ("message_edited", "message_deleted") and seq <= replayed_to:
+            message_id = event.get("messageId") or message.get("id")
+            if message_id in self._unchanged and ("editedAt" in message or event["type"] == "message_deleted"):
+                self._stay.blame(
+                    5, f"is replayed message {message_id} as it was before seq {seq}, which was before it came back",
+                    room_id=room_id, seq=seq, message_id=message_id,
+                )  # fmt: skip
 
     def judge_page(self, room_id: str, messages: Sequence[Mapping[str, Any]]) -> None:
         """A page of history against what is stored; its messages follow each other."""

@@ -90,6 +90,8 @@ class StayJudge:
         self._acks = AckJudge(self)
         self._contents = ContentJudge(self)
         self._left_at_s: dict[str, float] = {}
+        #: How far its rooms were when it authenticated.
+        self._arrived_at: dict[str, int] = {}
         self._at_s = 0.0
         self._heard_at_s = 0.0
 
@@ -169,9 +171,11 @@ class StayJudge:
         room_id, seq = place["roomId"], place["seq"]
         self.findings.events += 1
         room = self.truth.room(room_id) if self.is_of_this_epoch else None
-        if self.is_of_this_epoch:
-            self._contents.judge_event(event, room, room_id, seq)
         hearing = self.rooms.get(room_id)
+        if self.is_of_this_epoch:
+            is_replayed = hearing is not None and hearing.asked is not None
+            replayed_to = self._arrived_at.get(room_id, 0) if is_replayed else None
+            self._contents.judge_event(event, room, room_id, seq, replayed_to=replayed_to)
         if hearing is None:
             hearing = self._judge_first(room, room_id, seq)
         elif hearing.asked is not None and not hearing.has_begun and seq == hearing.asked + 1:
@@ -224,6 +228,7 @@ class StayJudge:
         self.epoch = message.get("epoch")
         is_stale = resume.get("epoch") != self.epoch
         listed: dict[str, int] = {room["roomId"]: room["lastSeq"] for room in message["rooms"]}
+        self._arrived_at = listed
         for room_id, seq in listed.items():
             # On a live connection a room that is heard goes on.
             self.rooms.setdefault(room_id, Hearing(seq))

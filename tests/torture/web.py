@@ -24,8 +24,9 @@ PASSWORD: Final = "correct horse"
 PATIENCE_S: Final = 6.0
 #: Refusals of one who is no member any more, is muted, or answers to what was deleted.
 HAS_LEFT: Final = frozenset({403, 404})
-#: Those of one who has a say over somebody who is not there, or over too many.
-IN_VAIN: Final = HAS_LEFT | {409}
+#: Those of one who has a say over somebody who is not there, over too many, or until a time that is over by then, or
+#: by the clock of a node that is wrong.
+IN_VAIN: Final = HAS_LEFT | {409, 422}
 
 
 class Reply(NamedTuple):
