@@ -284,6 +284,17 @@ async def test_an_outage_delays_the_index_and_loses_nothing(indexed: Indexed) ->
     assert await indexed.texts(ada, "hello") == ["hello"]
 
 
+async def test_no_message_is_too_long_for_the_index(indexed: Indexed) -> None:
+    ada = await indexed.store.add_user("ada")
+    room = await indexed.store.add_room(ada)
+    # Each is short as it is written, and 64 letters when it is read.
+    await indexed.write(ada, room, "hello " + " ".join(f"{number:x}" + "\ufdfa" * 4 for number in range(10_000)))
+    await indexed.write(ada, room, "goodbye")
+    await indexed.follow()
+    assert len(await indexed.texts(ada, "hello")) == 1
+    assert await indexed.texts(ada, "goodbye") == ["goodbye"]
+
+
 async def test_the_lag_is_zero_once_everything_is_read(indexed: Indexed) -> None:
     ada = await indexed.store.add_user("ada")
     room = await indexed.store.add_room(ada)

@@ -96,6 +96,7 @@ class SearchIndex:
 
     async def _follow(self) -> None:
         next_look = trio.current_time()
+        is_waiting = False
         while True:
             if not self._is_on():
                 # Where the index is then is found by the next look.
@@ -107,8 +108,11 @@ class SearchIndex:
                     await self._look()
                     next_look = trio.current_time() + LOOK_S
                 rounds = await self._read_round()
+                is_waiting = False
             except (Refusal, Conflict) as fault:
-                log.warning("search_index_failed", detail=str(fault))
+                if not is_waiting:
+                    log.warning("search_index_failed", detail=str(fault))
+                is_waiting = True
                 await trio.sleep(RETRY_S)
                 continue
             oldest = next(iter(self._behind.values()), None)

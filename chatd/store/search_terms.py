@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from chatd.store.database import Dialect
     from chatd.store.words import Phrase
 
-#: Words of one message that it is found by.
+#: Words of one message that it is found by, and letters of all of them: a `tsvector` takes a megabyte.
 MAX_WORDS: Final = 10_000
+MAX_LETTERS: Final = 200_000
 #: A stretch of a room has 2^13 seqs; the migration says so too.
 STRETCH_BITS: Final = 13
 #: Stretches that are looked at first, and then, before all the rest.
@@ -62,6 +63,8 @@ def _names(number: int, first: int, before: int) -> tuple[str, ...]:
 def entry_of(dialect: Dialect, number: int, seq: int, *, sender_id: str, created_at: int, content: str) -> list[object]:
     """A message as `search.add` takes it."""
     words = words_of(content)[:MAX_WORDS]
+    while sum(map(len, words)) > MAX_LETTERS:
+        words = words[: len(words) // 2]
     sender = _plain_id(sender_id)
     if dialect == "sqlite":
         return [number, seq, created_at, " ".join(words), sender]
