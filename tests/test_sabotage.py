@@ -24,6 +24,7 @@ SHOWN = {
     "live-first": (["client-cut"], "promise 5: .* heard seq .* again"),
     "repeated-event": (["client-cut"], "promise 5: .* heard seq .* again"),
     "no-key": (["client-silent", "node-kill"] * 2, "promise 2: .* is stored 2 times"),
+    "old-words": (["client-cut"] * 3, "promise [35]: .* as it was before"),
 }
 
 

@@ -144,6 +144,15 @@ def forget_keys() -> None:
             connection.executescript(UNBOUND)
 
 
+def remember_old_words() -> None:
+    """Replay messages from memory as they were sent, whatever became of them."""
+    _replace(ActiveRoom, "_forget_before", _ignore_change)
+
+
+def _ignore_change(_room: ActiveRoom, _changed_seq: int) -> None:
+    pass
+
+
 def _replace(owner: Any, name: str, function: Callable[..., object]) -> None:
     assert hasattr(owner, name)
     setattr(owner, name, function)
@@ -155,6 +164,7 @@ SABOTAGES: Final[Mapping[str, Callable[[], None]]] = {
     "live-first": go_live_first,
     "repeated-event": repeat_at_hand_over,
     "no-key": forget_keys,
+    "old-words": remember_old_words,
 }
 
 
