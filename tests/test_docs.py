@@ -16,7 +16,7 @@ from chatd.protocol import CLIENT_TYPES, ClientMessage
 from tests.daemon import start_process
 
 CHECKOUT: Final = Path(__file__).parent.parent
-NAMES: Final = ("README.md", "docs/http.md", "docs/protocol.md", "docs/nodes.md", "docs/verify.md")
+NAMES: Final = ("README.md", "docs/http.md", "docs/protocol.md", "docs/nodes.md", "docs/verify.md", "docs/files.md")
 PAGES: Final = {name: (CHECKOUT / name).read_text(encoding="utf-8") for name in NAMES}
 HTTP, PROTOCOL = PAGES["docs/http.md"], PAGES["docs/protocol.md"]
 #: The seven of spec/protocol.md by their numbers; what the page promises beside them has none.
