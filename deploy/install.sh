@@ -25,7 +25,9 @@ rm -rf "$new"
 mkdir -p "$root/opt"
 umask 022
 "$python" -m venv "$new"
+# pyvips comes as source only, all of it Python; nothing else is built here.
 "$new/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all: \
+    --no-binary pyvips \
     --requirement deploy/requirements.lock
 packages=$("$new/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 # Where the wheel has them too (pyproject.toml, tool.hatch.build.targets.wheel).
