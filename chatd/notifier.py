@@ -32,15 +32,19 @@ RETRY_S: Final = 1.0
 LAST_S: Final = 2.0
 
 
-async def make_notifications(chat: Chat, bell: Bell) -> None:
-    """Make notifications of what is noted, for ever; asleep while nothing is."""
+async def make_notifications(chat: Chat, bell: Bell, making: trio.Lock) -> None:
+    """Make notifications of what is noted, for ever; asleep while nothing is.
+
+    Cancelling loses what it makes at that moment, for which it holds `making`.
+    """
     is_waiting = False
     while True:
         await bell.wait_rung()
         while chat.notifier.waiting:
             if chat.notifier.waiting < AT_ONCE:
                 await trio.sleep(GATHER_S)
-            is_waiting = not await _make_some(chat, is_waiting=is_waiting)
+            async with making:
+                is_waiting = not await _make_some(chat, is_waiting=is_waiting)
             if is_waiting:
                 await trio.sleep(RETRY_S)
 
@@ -67,9 +71,12 @@ async def _make_some(chat: Chat, *, is_waiting: bool) -> bool:
 @asynccontextmanager
 async def open_notifier(chat: Chat, bell: Bell) -> AsyncIterator[None]:
     """Notify for as long as the block lasts, and of what is left at its end."""
+    making = trio.Lock()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(make_notifications, chat, bell)
+        nursery.start_soon(make_notifications, chat, bell, making)
         yield
+        with trio.move_on_after(LAST_S):
+            await making.acquire()
         nursery.cancel_scope.cancel()
     with trio.move_on_after(LAST_S):
         while chat.notifier.waiting and await _make_some(chat, is_waiting=False):

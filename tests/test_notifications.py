@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from io import StringIO
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import trio
+import trio.testing
 
 from chatd import telemetry
+from chatd.bus.local import LocalBus
 from chatd.bus.port import Event
 from chatd.chat.notifications import MAX_WAITING, Notifier
+from chatd.config import Features, NotificationOptions
 from chatd.errors import Unavailable
 from chatd.ids import new_id
+from chatd.notifier import open_notifier
+from chatd.signals import Bell
 from chatd.store.database import Conflict
 from chatd.store.notifications import Concern, NotificationRow, Notifications
 from chatd.store.queries import Query
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
+    from chatd.chat.context import Chat
     from chatd.store.accounts import Account
     from chatd.store.database import Row, Transaction, Value
     from tests.stores import Store
@@ -444,3 +451,34 @@ async def test_old_ones_are_forgotten(store: Store) -> None:
     assert len((await notifications.page(bob.id, before="", limit=9))[0]) == 1
     await notifications.forget(now_ms + 60_000)
     assert (await notifications.page(bob.id, before="", limit=9))[0] == []
+
+
+async def test_what_is_being_made_at_the_end_is_made(store: Store) -> None:
+    ada, bob = await store.add_user("ada"), await store.add_user("bob")
+    room = await store.add_room(ada, bob)
+    async with store.open_journal() as written:
+        await written.journal.write(post(ada, room, "hello @bob"))
+    bell = Bell()
+    notifier = Notifier(on_work=bell.ring)
+    chat = SimpleNamespace(
+        notifier=notifier,
+        notifications=Notifications(store.database, store.queries),
+        options=SimpleNamespace(features=Features(), notifications=NotificationOptions()),
+        bus=LocalBus(trio.current_time),
+        clock=lambda: 5000,
+    )
+    store.database.shut()
+    writes = store.database.writes
+    async with trio.open_nursery() as nursery, open_notifier(cast("Chat", chat), bell):
+        notifier.note(written.published[0])
+        with trio.fail_after(5):
+            while store.database.writes == writes:  # noqa: ASYNC110 - what comes to the gate sets no event
+                await trio.sleep(0.01)
+
+        async def open_soon() -> None:
+            await trio.testing.wait_all_tasks_blocked()
+            store.database.open()
+
+        nursery.start_soon(open_soon)
+    stored = await store.database.rows(Query("test.notified", "SELECT user_id FROM notifications"), {})
+    assert stored == [(bob.id,)]
