@@ -86,6 +86,22 @@ async def test_a_moving_image_still_moves_and_its_thumbnail_stands(daemon: Daemo
     assert not decode(thumbnail).get_typeof("n-pages")
 
 
+@pytest.mark.parametrize("space", ["p3", "cmyk", "rgb16", "b-w"])
+async def test_a_picture_of_another_colour_space_looks_the_same(daemon: Daemon, space: str) -> None:
+    """What says how its colours are meant goes with the metadata, so the colours are converted before."""
+    plain = picture(400, 300)
+    if space in ("p3", "cmyk"):
+        sent = plain.icc_transform(space, input_profile="srgb").jpegsave_buffer()
+    else:
+        sent = plain.colourspace(space).pngsave_buffer()
+    _, image, _ = await served(daemon, bytes(sent))
+    shown = decode(image)
+    assert shown.interpretation == "srgb"
+    red, green, _ = shown.getpoint(5, 5)
+    # Paper has no such red, and grey none at all.
+    assert (abs(red - 200) < 20 and green < 50) if space != "b-w" else red == green
+
+
 async def test_the_same_photograph_of_two_users_is_kept_once(daemon: Daemon) -> None:
     sent = bytes(picture(400, 300).jpegsave_buffer())
     await served(daemon, sent)
