@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format bench wheel lock clean
+.PHONY: help serve test check format bench wheel install lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ bench: $(READY) ## measure chatd beside its peers: a table, JSON and a plot
 wheel: $(READY) ## pack chatd into dist/, with all it needs to run without this checkout
 	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/*.whl
+
+install: ## as root: put chatd on this machine, for systemd to run (docs/deployment.md)
+	@deploy/install.sh
 
 lock: $(READY) ## renew requirements.lock and deploy/requirements.lock after pyproject.toml changed
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --all-extras \

@@ -23,8 +23,7 @@ from urllib.request import Request, urlopen
 
 import trio
 
-from chatd.client import ClientError, open_client
-from chatd.protocol import NewMessage
+from chatd.client import ClientError, open_client, place_of
 from tests.pictures import jpeg
 
 if TYPE_CHECKING:
@@ -237,7 +236,7 @@ class Load:
                 ready.set()
                 nursery.start_soon(self._talk, client, room)
                 async for event in events:
-                    self.heard[index].append(event.message.seq if isinstance(event, NewMessage) else event.seq)
+                    self.heard[index].append(place_of(event)[1])
                     self.delivered_at.append(trio.current_time())
 
     async def _talk(self, client: Any, room: str) -> None:

@@ -1,7 +1,7 @@
 """What deploy/ says fits together, and fits chatd: compose.yaml, Containerfile, the lock, the secrets.
 
-nginx.conf is tried for real in test_nginx.py. There is no container engine here, so what can be read is read, and what
-a container would run is run without one.
+nginx.conf is tried for real in test_nginx.py, the units in test_boot.py. There is no container engine here, so what can
+be read is read, and what a container would run is run without one.
 """
 
 from __future__ import annotations
@@ -276,3 +276,90 @@ def test_image_gets_what_chatd_requires_as_it_is_locked_and_nothing_else() -> No
     extras = {re.split(r"[>=\[]", each)[0] for part in project["optional-dependencies"].values() for each in part}
     assert names & (extras - direct) == set()
     assert all(own.values())
+
+
+# The units
+
+
+UNITS: Final = ("chatd.service", "chatd@.service", "chatd.socket", "chatd-http.socket")
+
+
+def settings(unit: str) -> dict[str, list[str]]:
+    """What a unit says, each key with all of its values."""
+    found: dict[str, list[str]] = {}
+    for line in (DEPLOY / unit).read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith(("#", "[")):
+            name, _, value = line.partition("=")
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def verified(folder: Path, **changes: str) -> str:
+    """What systemd complains about in copies of the units, whose program is one that is here."""
+    for unit in UNITS:
+        text = (DEPLOY / unit).read_text(encoding="utf-8").replace("/opt/chatd/bin/chatd serve", "/bin/true serve")
+        for old, new in changes.items():
+            text = text.replace(f"{old}=", f"{new}=")
+        (folder / unit.replace("@", "@1")).write_text(text, encoding="utf-8")
+    paths = [folder / unit.replace("@", "@1") for unit in UNITS]
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *paths], capture_output=True, text=True,
+        check=False, timeout=60,
+    )  # fmt: skip
+    return done.stderr.strip()
+
+
+def test_systemd_understands_every_line_of_the_units(tmp_path: Path) -> None:
+    assert verified(tmp_path) == ""
+
+
+def test_mistake_in_a_unit_is_found(tmp_path: Path) -> None:
+    assert "WatchDog" in verified(tmp_path, WatchdogSec="WatchDog")
+
+
+@pytest.mark.parametrize("unit", ["chatd.service", "chatd@.service"])
+def test_services_are_exposed_to_less_than_two_of_ten(unit: str) -> None:
+    analyze = ["systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", str(DEPLOY / unit)]
+    done = subprocess.run(analyze, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout
+
+
+def test_instances_differ_from_the_service_in_what_has_to_be_their_own_only() -> None:
+    one, many = settings("chatd.service"), settings("chatd@.service")
+    differing = {name for name in one | many if one.get(name) != many.get(name)}
+    assert differing == {"Description", "Requires", "After", "Conflicts", "StateDirectory", "Environment"}
+
+
+def test_units_leave_files_and_time_enough(tmp_path: Path) -> None:
+    config = load_config(Path(os.devnull), {})
+    for unit in ("chatd.service", "chatd@.service"):
+        found = settings(unit)
+        [files], [stop_s] = found["LimitNOFILE"], found["TimeoutStopSec"]
+        assert int(files) > config.limits.connections + config.http.max_connections + 100
+        assert int(stop_s) > config.server.drain_s
+    for unit, options in (("chatd.socket", config.websocket), ("chatd-http.socket", config.http)):
+        assert settings(unit)["ListenStream"] == [f"{options.host}:{options.port}"]
+
+
+def test_variables_of_the_units_are_options() -> None:
+    known = {option.variable for option in known_options()}
+    for unit in ("chatd.service", "chatd@.service"):
+        names = re.findall(r"(CHATD_\w+)=", (DEPLOY / unit).read_text(encoding="utf-8"))
+        assert set(names) <= known
+
+
+def test_installer_takes_what_the_units_and_its_command_ask_for() -> None:
+    installer = (DEPLOY / "install.sh").read_text(encoding="utf-8")
+    for unit in UNITS:
+        assert f"deploy/{unit}" in installer
+    for path in re.findall(
+        r"(?:LoadCredential=\w+:|--config )(/etc/chatd/\w[\w.]*)",
+        installer
+        + "".join(
+            (DEPLOY / name).read_text(encoding="utf-8")
+            for name in ("chatd.service", "chatd@.service", "chatd-command.sh")
+        ),
+    ):
+        assert f"$root{path}" in installer
+    assert subprocess.run(["bash", "-n", DEPLOY / "install.sh"], check=False).returncode == 0
+    assert subprocess.run(["sh", "-n", DEPLOY / "chatd-command.sh"], check=False).returncode == 0

@@ -93,7 +93,7 @@ def peer_certificate(port: int, made: Made) -> bytes:
 
 
 async def test_messages_go_the_whole_way_over_tls(tmp_path: Path, made: Made) -> None:
-    async with open_daemon(tmp_path / "data", **made.options("WEBSOCKET", "HTTP")) as daemon:
+    async with open_daemon(tmp_path / "data", limits=False, **made.options("WEBSOCKET", "HTTP")) as daemon:
         ada, bob = await register(daemon, made, "ada"), await register(daemon, made, "bob")
         async with connect(daemon, made, ada) as one, connect(daemon, made, bob) as other:
             listed = await ask_over_tls(
@@ -108,7 +108,7 @@ async def test_messages_go_the_whole_way_over_tls(tmp_path: Path, made: Made) ->
 
 
 async def test_one_door_may_speak_tls_and_the_other_not(tmp_path: Path, made: Made) -> None:
-    async with open_daemon(tmp_path / "data", **made.options("WEBSOCKET")) as daemon:
+    async with open_daemon(tmp_path / "data", limits=False, **made.options("WEBSOCKET")) as daemon:
         ada = await daemon.register("ada")
         async with connect(daemon, made, ada) as client:
             assert (await ask(client, "pong", type="ping"))["type"] == "pong"
@@ -116,7 +116,7 @@ async def test_one_door_may_speak_tls_and_the_other_not(tmp_path: Path, made: Ma
 
 async def test_client_that_reads_slowly_misses_nothing(tmp_path: Path, made: Made) -> None:
     async with open_daemon(
-        tmp_path / "data", **made.options("WEBSOCKET"), WEBSOCKET_OUTBOX_BYTES=str(64 * 2**20)
+        tmp_path / "data", limits=False, **made.options("WEBSOCKET"), WEBSOCKET_OUTBOX_BYTES=str(64 * 2**20)
     ) as daemon:
         ada = await daemon.register("ada")
         lobby = await daemon.lobby(ada)
@@ -157,7 +157,7 @@ async def connect_slowly(stream: trio.SSLStream[trio.SocketStream], token: str) 
 
 
 async def test_end_of_an_answer_is_said_by_tls_itself(tmp_path: Path, made: Made) -> None:
-    async with open_daemon(tmp_path / "data", **made.options("HTTP")) as daemon:
+    async with open_daemon(tmp_path / "data", limits=False, **made.options("HTTP")) as daemon:
         # trio raises where the end is none of TLS's own, for it may be somebody else's.
         stream = await trio.open_ssl_over_tcp_stream(
             "localhost", daemon.http_port, ssl_context=made.trust(), https_compatible=False
@@ -169,7 +169,7 @@ async def test_end_of_an_answer_is_said_by_tls_itself(tmp_path: Path, made: Made
 
 
 async def test_drain_reaches_clients_over_tls(tmp_path: Path, made: Made) -> None:
-    async with open_daemon(tmp_path / "data", **made.options("WEBSOCKET")) as daemon:
+    async with open_daemon(tmp_path / "data", limits=False, **made.options("WEBSOCKET")) as daemon:
         ada = await daemon.register("ada")
         async with connect(daemon, made, ada) as client:
             daemon.stop.set()
@@ -190,7 +190,7 @@ async def rest_of(stream: trio.SocketStream) -> bytes:
 
 
 async def test_who_speaks_plainly_at_a_tls_door_is_closed_and_others_go_on(tmp_path: Path, made: Made) -> None:
-    async with open_daemon(tmp_path / "data", **made.options("WEBSOCKET", "HTTP")) as daemon:
+    async with open_daemon(tmp_path / "data", limits=False, **made.options("WEBSOCKET", "HTTP")) as daemon:
         for port in (daemon.websocket_port, daemon.http_port):
             stream = await trio.open_tcp_stream("127.0.0.1", port)
             await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -204,7 +204,7 @@ async def test_old_tls_is_refused(tmp_path: Path, made: Made) -> None:
     old.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
     with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         old.maximum_version = ssl.TLSVersion.TLSv1_1
-    async with open_daemon(tmp_path / "data", **made.options("WEBSOCKET")) as daemon:
+    async with open_daemon(tmp_path / "data", limits=False, **made.options("WEBSOCKET")) as daemon:
         stream = await trio.open_ssl_over_tcp_stream("localhost", daemon.websocket_port, ssl_context=old)
         with pytest.raises(trio.BrokenResourceError):
             await stream.do_handshake()
@@ -213,7 +213,7 @@ async def test_old_tls_is_refused(tmp_path: Path, made: Made) -> None:
 
 async def test_handshake_that_never_comes_is_not_waited_for(tmp_path: Path, made: Made) -> None:
     timeouts = {"WEBSOCKET_HANDSHAKE_TIMEOUT_S": "0.2", "HTTP_HEAD_TIMEOUT_S": "0.2"}
-    async with open_daemon(tmp_path / "data", **made.options("WEBSOCKET", "HTTP"), **timeouts) as daemon:
+    async with open_daemon(tmp_path / "data", limits=False, **made.options("WEBSOCKET", "HTTP"), **timeouts) as daemon:
         for port in (daemon.websocket_port, daemon.http_port):
             stream = await trio.open_tcp_stream("127.0.0.1", port)
             with trio.fail_after(5):
@@ -223,7 +223,7 @@ async def test_handshake_that_never_comes_is_not_waited_for(tmp_path: Path, made
 
 async def test_who_is_one_too_many_is_closed_without_a_handshake(tmp_path: Path, made: Made) -> None:
     async with open_daemon(
-        tmp_path / "data", **made.options("WEBSOCKET"), LIMITS_CONNECTIONS_PER_ADDRESS="1"
+        tmp_path / "data", limits=False, **made.options("WEBSOCKET"), LIMITS_CONNECTIONS_PER_ADDRESS="1"
     ) as daemon:
         ada = await daemon.register("ada")
         async with connect(daemon, made, ada):
@@ -237,7 +237,7 @@ async def test_who_is_one_too_many_is_closed_without_a_handshake(tmp_path: Path,
 
 async def test_renewed_certificate_is_shown_from_a_reload_on(tmp_path: Path, made: Made) -> None:
     old = made.cert.read_bytes()
-    async with start_process(tmp_path / "data", **made.options("WEBSOCKET", "HTTP")) as daemon:
+    async with start_process(tmp_path / "data", limits=False, **made.options("WEBSOCKET", "HTTP")) as daemon:
         shown = await trio.to_thread.run_sync(peer_certificate, daemon.websocket_port, made)
         assert ssl.DER_cert_to_PEM_cert(shown).split() == old.decode().split()
         new = make_certificate(tmp_path, "new")
@@ -253,7 +253,7 @@ async def test_renewed_certificate_is_shown_from_a_reload_on(tmp_path: Path, mad
 async def test_bad_certificate_at_a_reload_changes_nothing_and_is_named(tmp_path: Path, made: Made) -> None:
     before = Made(tmp_path / "kept.pem", made.key)
     before.cert.write_bytes(made.cert.read_bytes())
-    async with start_process(tmp_path / "data", **made.options("WEBSOCKET")) as daemon:
+    async with start_process(tmp_path / "data", limits=False, **made.options("WEBSOCKET")) as daemon:
         made.cert.write_text("no certificate")
         daemon.process.send_signal(signal.SIGHUP)
         refused = await daemon.wait_for_log("reload_refused")
@@ -334,7 +334,7 @@ async def test_socket_with_nothing_to_read_says_so(made: Made) -> None:
 
 
 async def test_failing_handshake_leaves_no_socket_open(tmp_path: Path, made: Made) -> None:
-    async with open_daemon(tmp_path / "data", **made.options("WEBSOCKET")) as daemon:
+    async with open_daemon(tmp_path / "data", limits=False, **made.options("WEBSOCKET")) as daemon:
         for _ in range(3):
             stream = await trio.open_tcp_stream("127.0.0.1", daemon.websocket_port)
             await stream.send_all(b"nonsense" * 10)
