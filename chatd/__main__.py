@@ -7,6 +7,7 @@ usage exits with 2; whatever else stands in the way is one sentence on standard 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import getpass
 import os
 import sys
@@ -33,6 +34,20 @@ from chatd.administration import (
     set_password,
     unban,
 )
+from chatd.arguments import (
+    TOKEN_VARIABLE,
+    declare_audit,
+    declare_ban,
+    declare_chat,
+    declare_file,
+    declare_member,
+    declare_migrate,
+    declare_room,
+    declare_schema,
+    declare_token,
+    declare_user,
+    declare_verify,
+)
 from chatd.backends import StartFault
 from chatd.backups import back_up, restore
 from chatd.chat.contracts import operations
@@ -43,6 +58,8 @@ from chatd.errors import Refusal
 from chatd.process import ignore_other_signals, raise_file_limit, warn_of_few_files
 from chatd.server import serve
 from chatd.store.migrations import SchemaFault
+from chatd.systemd import take_systemd
+from chatd.trail import show_trail
 from chatd.verify.exports import ExportFault
 from chatd.verify.findings import Findings
 from chatd.verify.log import LogFault
@@ -51,8 +68,6 @@ from chatd.verify.verification import export, find_logs, verify
 
 log = telemetry.get_logger(__name__)
 
-#: An access token for `chatd chat`; unlike all others of its prefix it is no option of chatd.toml.
-TOKEN_VARIABLE: Final = "CHATD_TOKEN"  # noqa: S105 - the name of one
 
 Run: TypeAlias = Callable[[Config, argparse.Namespace], Awaitable[str]]
 Declare: TypeAlias = Callable[[argparse.ArgumentParser], None]
@@ -61,7 +76,10 @@ Declare: TypeAlias = Callable[[argparse.ArgumentParser], None]
 async def run_serve(config: Config, args: argparse.Namespace) -> str:
     ignore_other_signals()
     raise_file_limit()
-    await serve(config, partial(_welcome, config), reread=partial(_read_config, args))
+    # A loop that hangs until systemd ends it (SIGABRT) says where.
+    faulthandler.enable()
+    systemd = take_systemd(os.environ)
+    await serve(config, partial(_welcome, config), reread=partial(_read_config, args), systemd=systemd)
     return ""
 
 
@@ -177,6 +195,16 @@ async def run_restore(config: Config, args: argparse.Namespace) -> str:
     return await restore(config, args.file, _show_progress)
 
 
+async def run_audit(config: Config, args: argparse.Namespace) -> str:
+    if args.limit < 1:
+        raise UsageError("chatd audit --limit N: show at least one.")
+    await show_trail(
+        config, user=args.user, action=args.action, room=args.room, since=args.since, most=args.limit,
+        is_followed=args.follow, write=partial(print, flush=True),
+    )  # fmt: skip
+    return ""
+
+
 def _show_progress(done: int, total: int) -> None:
     """To a person at a terminal; pages are what a database is made of."""
     if sys.stderr.isatty():
@@ -235,91 +263,34 @@ class Command(NamedTuple):
     declare: Declare | None = None
 
 
-def _declare_migrate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("way", choices=["up", "down", "status"])
-    parser.add_argument(
-        "--to", type=int, metavar="N", help="stop at this migration (default: up the newest, down one step)"
-    )
-    parser.add_argument("--yes", action="store_true", help="down: do not ask before tables are dropped")
-
-
-def _declare_user(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=["add", "list", "disable", "password"])
-    parser.add_argument("user", nargs="?", metavar="USER", help="username")
-    parser.add_argument("--email", help="for add; the password is asked for, or read from standard input")
-
-
-def _declare_token(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("user", metavar="USER", help="username")
-
-
-def _declare_room(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=["list", "create", "delete", "members"])
-    parser.add_argument("room", nargs="?", metavar="ROOM", help="name or id")
-    parser.add_argument("--private", action="store_true", help="for create: only who is invited may join")
-    parser.add_argument("--owner", metavar="USER", help="for create: who owns it")
-
-
-def _declare_member(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("room", metavar="ROOM", help="name or id")
-    parser.add_argument("user", metavar="USER", help="username")
-
-
-def _declare_ban(parser: argparse.ArgumentParser) -> None:
-    _declare_member(parser)
-    parser.add_argument("--reason", help="for moderators to read")
-
-
-def _declare_file(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE")
-
-
-def _declare_verify(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "logs", nargs="*", type=Path, metavar="LOG", help="what a client wrote, or a folder of *.ndjson"
-    )
-    parser.add_argument("--database", metavar="FILE", help="its file, an export, or a URL (default: as configured)")
-    parser.add_argument("--settled", action="store_true", help="all clients were there at the end and heard everything")
-    parser.add_argument("--faults", type=int, default=100, metavar="N", help="faults to print (default: %(default)s)")
-    parser.add_argument("--export", type=Path, metavar="FILE", help="write what of the database is checked, as NDJSON")
-
-
-def _declare_schema(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("form", choices=("json", "typescript", "asyncapi", "openapi"))
-
-
-def _declare_chat(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("room", metavar="ROOM", help="a room's id or name")
-    parser.add_argument("--url", help="where the daemon is (default: as configured, ws://127.0.0.1:3001/)")
-    parser.add_argument("--api", metavar="URL", help="its HTTP side, for rooms by name (default: as configured)")
-    parser.add_argument("--token", help=f"access token (default: ${TOKEN_VARIABLE}, which others do not see)")
-
-
 COMMANDS: Final[dict[str, Command]] = {
     "serve": Command(run_serve, "run the daemon", "chatd serve --config /etc/chatd/chatd.toml"),
     "check": Command(run_check, "read the configuration and try the back ends, changing nothing", "chatd check"),
     "migrate": Command(
-        run_migrate, "bring the schema up or down, or show where it is", "chatd migrate up", _declare_migrate
+        run_migrate, "bring the schema up or down, or show where it is", "chatd migrate up", declare_migrate
     ),
-    "user": Command(run_user, "accounts", "chatd user add ada --email ada@example.org", _declare_user),
-    "room": Command(run_room, "rooms", "chatd room create club --private --owner ada", _declare_room),
-    "kick": Command(run_kick, "remove somebody from a room", "chatd kick lobby bob", _declare_member),
-    "ban": Command(run_ban, "keep somebody out of a room", "chatd ban lobby bob --reason spam", _declare_ban),
-    "unban": Command(run_unban, "let somebody join a room again", "chatd unban lobby bob", _declare_member),
+    "user": Command(run_user, "accounts", "chatd user add ada --email ada@example.org", declare_user),
+    "room": Command(run_room, "rooms", "chatd room create club --private --owner ada", declare_room),
+    "kick": Command(run_kick, "remove somebody from a room", "chatd kick lobby bob", declare_member),
+    "ban": Command(run_ban, "keep somebody out of a room", "chatd ban lobby bob --reason spam", declare_ban),
+    "unban": Command(run_unban, "let somebody join a room again", "chatd unban lobby bob", declare_member),
     "backup": Command(
-        run_backup, "copy the embedded database into a file, while it is used", "chatd backup monday.db", _declare_file
+        run_backup, "copy the embedded database into a file, while it is used", "chatd backup monday.db", declare_file
     ),
     "restore": Command(
-        run_restore, "put a backup in the place of the embedded database", "chatd restore monday.db", _declare_file
+        run_restore, "put a backup in the place of the embedded database", "chatd restore monday.db", declare_file
     ),
     "verify": Command(
-        run_verify, "check the promises by what clients wrote down", "chatd verify ada.ndjson", _declare_verify
+        run_verify, "check the promises by what clients wrote down", "chatd verify ada.ndjson", declare_verify
     ),
-    "token": Command(run_token, "print an access token, ready for wscat or k6", "chatd token ada", _declare_token),
+    "audit": Command(
+        run_audit, "who did what, when and from where", "chatd audit --user ada --since 7d --follow", declare_audit
+    ),
+    "token": Command(run_token, "print an access token, ready for wscat or k6", "chatd token ada", declare_token),
     "schema": Command(
-        run_schema, "print the contracts, made from the types", "chatd schema typescript > chatd.ts", _declare_schema
+        run_schema, "print the contracts, made from the types", "chatd schema typescript > chatd.ts", declare_schema
     ),
-    "chat": Command(run_chat, "talk in a room, from a terminal or a pipe", "chatd chat lobby", _declare_chat),
+    "chat": Command(run_chat, "talk in a room, from a terminal or a pipe", "chatd chat lobby", declare_chat),
 }
 
 

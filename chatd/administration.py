@@ -81,6 +81,7 @@ async def _account(chat: Chat, username: str) -> Account:
 async def add_user(config: Config, username: str, email: str, password: str) -> str:
     async with open_chat(config) as chat:
         account = await accounts.add_account(chat, email=email, username=username, password=password)
+        chat.audit.note("user_added", user="", member=account.id)
         return account.id
 
 
@@ -102,6 +103,7 @@ async def disable_user(config: Config, username: str) -> str:
         account = await _account(chat, username)
         await chat.accounts.disable(account.id, chat.clock())
         chat.bus.announce(Notice("account_disabled", account.id))
+        chat.audit.note("user_disabled", user="", member=account.id)
         return f"{account.username} is disabled; " + _what_of_connections(config)
 
 
@@ -113,6 +115,7 @@ async def set_password(config: Config, username: str, password: str) -> str:
         hashed = await chat.passwords.hash(password)
         await chat.accounts.change(account.id, None, NewPassword(hashed), now_ms=chat.clock())
         chat.bus.announce(Notice("session_revoked", account.id))
+        chat.audit.note("password_set", user="", member=account.id)
         return (
             f"The password of {account.username} is changed and all of their sessions are ended; "
             + _what_of_connections(config)
@@ -132,6 +135,7 @@ async def issue_token(config: Config, username: str) -> str:
         account = await _account(chat, username)
         if account.disabled_at is not None:
             raise Refusal("forbidden", f"{account.username} is disabled and cannot sign in.")
+        chat.audit.note("token_issued", user="", member=account.id)
         grant = await accounts.sign_in(chat, Origin("", "chatd token"), account)
         return grant.token
 
@@ -157,6 +161,7 @@ async def create_room(config: Config, name: str, *, kind: Literal["public", "pri
         await chat.rooms.add(room, owner_id=owner_id, member_ids=(), now_ms=chat.clock())
         if owner_id is not None:
             chat.bus.announce(Notice("member_joined", owner_id, room.id, seq=0, role="owner"))
+        chat.audit.note("room_created", user="", room=room.id, kind=kind)
         return room.id
 
 

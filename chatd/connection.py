@@ -93,6 +93,11 @@ class Connection:
         )
         self.session = Session(self.id, address, line)
 
+    @property
+    def has_ended(self) -> bool:
+        """Its close frame is queued, or nobody is there to read one."""
+        return self._ended
+
     # -- ending ---------------------------------------------------------------------------------------------------
 
     def end(self, code: int, reason: str, *, drop: bool = False) -> None:

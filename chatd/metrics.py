@@ -7,19 +7,27 @@ make the daemon keep ever more series. Every series is there from the start, at 
 
 from __future__ import annotations
 
-from typing import Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from chatd import __version__
 from chatd.errors import CloseCode, ErrorCode
 from chatd.protocol import MessageType
+from chatd.telemetry import Defects
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 RoomKind: TypeAlias = Literal["public", "private", "direct"]
 UpgradeRefusal: TypeAlias = Literal[
     "bad_request", "origin", "timeout", "node_full", "address_full", "too_fast", "draining"
 ]
+ConnectionState: TypeAlias = Literal["upgrading", "unauthenticated", "authenticated", "closing"]
+Queue: TypeAlias = Literal["audit", "notifications", "acknowledgements"]
+HealthPart: TypeAlias = Literal["database", "bus", "delivery", "canary", "loop"]
 
 _OTHER: Final = "other"
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", _OTHER)
@@ -51,7 +59,6 @@ class Metrics:
             registry=registry,
         )
         self.connections = Counter("chatd_connections", "WebSocket connections that were opened.", registry=registry)
-        self.deliveries = Counter("chatd_deliveries", "Events handed to connections.", registry=registry)
         self.shed = Counter(
             "chatd_shed", "Ephemeral events that slow readers did not get (promise 6).", registry=registry
         )
@@ -69,6 +76,10 @@ class Metrics:
             "chatd_search_lag_seconds",
             "How long the oldest message has waited that cannot be found yet.",
             registry=registry,
+        )
+        self.audit_events = Counter("chatd_audit_events", "Events written to the audit trail.", registry=registry)
+        self.audit_dropped = Counter(
+            "chatd_audit_dropped", "Events that the audit trail lacks because too many waited.", registry=registry
         )
         self.canary_seconds = Histogram(
             "chatd_canary_seconds",
@@ -100,13 +111,50 @@ class Metrics:
         closes = Counter("chatd_closes", "Connections that ended, by close code.", ["code"], registry=registry)
         self._closes = {code: closes.labels(str(code)) for code in sorted(_CLOSE_CODES)}
         self._other_close = closes.labels(_OTHER)
-        self._deliveries_counted = 0
+        self._add_what_is_looked_up(registry)
+        self._add_times(registry)
         self._requests = Counter("chatd_http_requests", "HTTP requests.", ["method", "status"], registry=registry)
 
-    def count_deliveries(self, total: int) -> None:
-        """Bring the deliveries to what the hub has counted, which it does in its own way for speed."""
-        self.deliveries.inc(total - self._deliveries_counted)
-        self._deliveries_counted = total
+    def _add_what_is_looked_up(self, registry: CollectorRegistry) -> None:
+        """Numbers that are brought up to date before each look at them."""
+        states = Gauge("chatd_connection_states", "Connections by what they are at.", ["state"], registry=registry)
+        self.connection_states: dict[ConnectionState, Gauge] = {
+            state: states.labels(state) for state in get_args(ConnectionState)
+        }
+        queues = Gauge("chatd_queue", "What waits, by what it waits for.", ["queue"], registry=registry)
+        self.queues: dict[Queue, Gauge] = {queue: queues.labels(queue) for queue in get_args(Queue)}
+        self.outbox_bytes = Gauge("chatd_outbox_bytes", "Bytes that wait for clients to read.", registry=registry)
+        self.largest_outbox_bytes = Gauge(
+            "chatd_largest_outbox_bytes", "Bytes that wait for the slowest client to read.", registry=registry
+        )
+        self.tail_bytes = Gauge(
+            "chatd_tail_bytes", "About how much the newest events of active rooms take in memory.", registry=registry
+        )
+        self.rooms = Gauge("chatd_rooms_in_memory", "Rooms that are heard, or were lately.", registry=registry)
+        self.repairs = Total("chatd_repairs", "Reads of the database to fill holes in what the bus told.", registry)
+        self.slow_operations = Total("chatd_slow_operations", "Operations above telemetry.slow_ms.", registry)
+        self.defects = Total("chatd_defects", "Errors that nobody expected; the log has them.", registry)
+        self.defects.begin_at(Defects.count)
+        self.deliveries = Total("chatd_deliveries", "Events handed to connections.", registry)
+        self.ready = Gauge("chatd_ready", "1 while /readyz says so.", registry=registry)
+        ready = Gauge("chatd_part_ready", "1 while the part's last proof is fresh.", ["part"], registry=registry)
+        self.part_ready = {part: ready.labels(part) for part in get_args(HealthPart)}
+        version = Gauge("chatd_info", "Always 1, with the version.", ["version"], registry=registry)
+        version.labels(__version__).set(1)
+        #: Called before each look at the numbers.
+        self.lookers: list[Callable[[], None]] = []
+
+    def _add_times(self, registry: CollectorRegistry) -> None:
+        self.delivery_seconds = Histogram(
+            "chatd_delivery_seconds", "From a commit to the sockets of this node.", buckets=_SECONDS, registry=registry
+        )
+        database = Histogram(
+            "chatd_database_seconds", "Calls of the database.", ["way"], buckets=_SECONDS, registry=registry
+        )
+        self.database_seconds = {way: database.labels(way) for way in ("read", "write")}
+        self.bus_seconds = Histogram(
+            "chatd_bus_seconds", "From publishing on the bus to hearing it.", buckets=_SECONDS, registry=registry
+        )
 
     def stored_messages(self) -> float:
         """Messages of all types that were stored since the start."""
@@ -122,6 +170,35 @@ class Metrics:
         self._requests.labels(method if method in _METHODS else _OTHER, str(status)).inc()
         self.http_seconds.observe(duration_s)
 
+    def figures(self) -> dict[str, float]:
+        """Every series that is not zero, but those of histograms' buckets."""
+        return {
+            sample.name + "".join(f"_{value}" for value in sample.labels.values()): sample.value
+            for family in self._registry.collect()
+            for sample in family.samples
+            if sample.value and not sample.name.endswith("_bucket")
+        }
+
     def render(self) -> tuple[bytes, str]:
         """Return all numbers in Prometheus's text format, and its content type."""
         return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
+
+
+class Total:
+    """A counter of what somebody else counts in their own way, for speed."""
+
+    def __init__(self, name: str, documentation: str, registry: CollectorRegistry) -> None:
+        self._counter = Counter(name, documentation, registry=registry)
+        self._counted = 0
+
+    def begin_at(self, total: int) -> None:
+        """What was counted before is not this counter's."""
+        self._counted = total
+
+    def bring_to(self, total: int) -> None:
+        self._counter.inc(total - self._counted)
+        self._counted = total
+
+    def inc(self, count: int = 1) -> None:
+        self._counted += count
+        self._counter.inc(count)

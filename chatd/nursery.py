@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from chatd import telemetry
-from chatd.chat import presence
+from chatd.chat import audit, presence
+from chatd.chat.audit import MAX_AGENT
 from chatd.connection import Connection, bytes_acknowledged
 from chatd.errors import CloseCode
 from chatd.limits.addresses import IpNetwork, client_address, is_trusted
@@ -203,6 +204,8 @@ async def _serve_upgraded(
         return
     connection = Connection(sock, address, door.chat, door.options)
     telemetry.bind_context(connection=connection.id)
+    connection.session.agent = upgrade.headers.get("user-agent", "")[:MAX_AGENT]
+    audit.enter(address, connection.session.agent, connection_id=connection.id)
     if not door.is_own:
         log.debug("connected", address=address)
     door.connections.add(connection)

@@ -30,6 +30,7 @@ from chatd.backends import (
     prepare_schema,
 )
 from chatd.bus.hub import HubOptions, open_hub
+from chatd.bus.lag import DeliveryLag
 from chatd.canary import run_canary, with_own_door
 from chatd.chat.audit import Audit
 from chatd.chat.canary import Canary
@@ -45,6 +46,7 @@ from chatd.chat.word_filter import read_word_filter
 from chatd.clock import Clock, wall_clock_ms
 from chatd.collector import Collector
 from chatd.config import Config, Secret
+from chatd.diagnosis import dump, measure
 from chatd.files.cleaning import open_cleaning
 from chatd.identity.credentials import check_signing_secrets, signing_secrets
 from chatd.identity.links import FileLinks
@@ -61,6 +63,7 @@ from chatd.nursery import Door, serve_websockets
 from chatd.previews import Previews, open_previews
 from chatd.reload import ReadConfig, Reload
 from chatd.signals import Bell, open_signals
+from chatd.slow import SlowLog
 from chatd.sockets import bind, listening
 from chatd.store.accounts import Accounts
 from chatd.store.audit import AuditTrail
@@ -78,6 +81,7 @@ from chatd.store.receipts import Receipts
 from chatd.store.rooms import Rooms
 from chatd.store.search import Search
 from chatd.store.search_index import open_search_index
+from chatd.store.timed import TimedDatabase
 from chatd.systemd import Systemd, supervise
 from chatd.tls import Certificate, TlsListener, read_certificates
 from chatd.upkeep import Followers, SecondLooks, new_health, open_upkeep, read_arrivals
@@ -103,8 +107,6 @@ MARK_S: Final = 0.05
 MARKS_AT_ONCE: Final = 200
 #: Stretches of rooms' histories that are read by one query: what they hold is in memory together.
 STRETCHES_AT_ONCE: Final = 16
-#: What is said at SIGUSR1, which does nothing yet.
-_NO_DUMP: Final = "There is no dump of tasks and counters yet; /metrics has the counters."
 
 #: Called when both ports are open: with the WebSocket's and the HTTP side's port.
 OnListening = Callable[[int, int], None]
@@ -128,7 +130,8 @@ async def open_chat(
         )  # fmt: skip
         await prepare_schema(database, queries, config.database)
         secrets = signing_secrets(config.auth, data_path)
-        metrics = metrics or Metrics()
+        metrics, slow = metrics or Metrics(), SlowLog(config.telemetry.slow_ms)
+        database = TimedDatabase(database, metrics, slow)
         accounts, rooms = Accounts(database, queries), Rooms(database, queries)
         messages, facts = Messages(database, queries), Facts(database, queries)
         epoch = await facts.get_or_add("epoch", new_id())
@@ -163,7 +166,10 @@ async def open_chat(
             )
         )  # fmt: skip
 
+        lag = DeliveryLag(hub, trio.current_time, metrics.delivery_seconds.observe)
+
         def publish(events: Sequence[Event]) -> None:
+            lag.follow(events[-1])
             bus.publish(events)
             for event in events:
                 hub.note_stored(event)
@@ -237,10 +243,11 @@ async def open_chat(
             file_links=FileLinks(secrets.current, secrets.previous or Secret()),
             canary=Canary(hub),
             audit=audit,
+            slow=slow,
         )
         hub.on_signal = partial(_hear_signal, chat)
         async with (
-            open_audit(audit, trail, metrics, config.audit, noted, clock),
+            open_audit(audit, trail, config.audit, metrics=metrics, bell=noted, clock=clock),
             open_upkeep(chat, facts, followers, second_looks),
             open_signals(chat, news, typing),
             open_notifier(chat, concerns),
@@ -299,7 +306,8 @@ async def serve(
                 reload = Reload(
                     config, reread or (lambda: config), chat=chat, admission=admission, certificates=certificates
                 )
-                await nursery.start(_watch_signals, draining, reload, systemd)
+                await nursery.start(_watch_signals, draining, reload, systemd, door)
+                chat.metrics.lookers.append(partial(measure, door))
                 nursery.start_soon(_collect_garbage, door)
                 nursery.start_soon(partial(supervise, systemd, chat, connections=lambda: len(door.connections)))
                 async with trio.open_nursery() as serving:
@@ -347,7 +355,7 @@ async def _serve_http(
 
 
 async def _watch_signals(
-    draining: trio.Event, reload: Reload, systemd: Systemd, *, task_status: trio.TaskStatus[None]
+    draining: trio.Event, reload: Reload, systemd: Systemd, door: Door, *, task_status: trio.TaskStatus[None]
 ) -> None:
     """The first SIGTERM or SIGINT begins the drain; the second ends the process where it stands."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) as signals:
@@ -358,7 +366,7 @@ async def _watch_signals(
                     await reload.run()
                 continue
             if number == signal.SIGUSR1:
-                log.warning("dump_not_yet", detail=_NO_DUMP)
+                await dump(door)
                 continue
             if draining.is_set():
                 log.warning("stopped_at_once", signal=signal.Signals(number).name)

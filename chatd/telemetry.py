@@ -7,19 +7,22 @@ redacted as a last line of defence.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import sys
 import threading
+import time
+import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias
 
 import structlog
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import TextIO
 
     from structlog.typing import EventDict, Processor, WrappedLogger
@@ -34,6 +37,9 @@ _LEVELS: Final[dict[LogLevel, int]] = {
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
+#: Seconds after which a defect's traceback is told again, and defects that are told apart.
+TELL_AGAIN_S: Final = 3600.0
+MAX_DEFECTS: Final = 1000
 _SECRET_NAMES: Final = frozenset({"authorization", "body", "content", "cookie", "metadata"})
 _SECRET_ENDINGS: Final = ("token", "tokens", "password", "secret", "passwordhash")
 
@@ -75,6 +81,12 @@ def bind_context(**ids: str) -> None:
     structlog.contextvars.bind_contextvars(**ids)
 
 
+def bound(name: str) -> str:
+    """A field of every line of this task, empty if there is none."""
+    value: str = structlog.contextvars.get_contextvars().get(name, "")
+    return value
+
+
 def configure_logging(level: LogLevel, log_format: LogFormat, stream: TextIO) -> None:
     """Send all lines from `level` up to `stream`, those of libraries as well; may be called again, for another level.
 
@@ -105,8 +117,11 @@ class _Output:
         self._processors = processors
         self._stream = stream
         self._lock = threading.Lock()
+        self.defects = Defects()
 
     def write(self, level: LogLevel, logger: str, event: str, fields: Mapping[str, object]) -> None:
+        if "exc_info" in fields:
+            fields = self.defects.told(fields)
         head = {"time": _now(), "level": level, "event": event, "logger": logger}
         line: Any = {**head, **structlog.contextvars.get_contextvars(), **fields, **head}
         for processor in self._processors:
@@ -119,6 +134,52 @@ class _Output:
                 stream.flush()
             except (OSError, ValueError):  # ValueError: the stream is closed
                 return
+
+
+class Defects:
+    """What has gone wrong so far, by fingerprint: each defect's traceback is told once an hour, else only how often."""
+
+    #: Of this process, whatever was configured meanwhile.
+    count: ClassVar[int] = 0
+
+    def __init__(self, seconds: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._known: dict[str, tuple[float, int]] = {}
+
+    def told(self, fields: Mapping[str, object]) -> dict[str, object]:
+        """The fields with the fingerprint of their exception, and without its traceback if that was told lately."""
+        error = _exception_of(fields["exc_info"])
+        if error is None:
+            return dict(fields)
+        Defects.count += 1
+        fingerprint, now = fingerprint_of(error), self._seconds()
+        told_at, times = self._known.get(fingerprint, (float("-inf"), 0))
+        if now - told_at >= TELL_AGAIN_S:
+            if len(self._known) >= MAX_DEFECTS:
+                self._known.clear()
+            self._known[fingerprint] = (now, 1)
+            return {**fields, "fingerprint": fingerprint}
+        self._known[fingerprint] = (told_at, times + 1)
+        rest = {name: value for name, value in fields.items() if name != "exc_info"}
+        return {**rest, "fingerprint": fingerprint, "error": type(error).__name__, "times": times + 1}
+
+
+def fingerprint_of(error: BaseException) -> str:
+    """The same for errors that come from the same place the same way: types and lines of code, no values."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    parts = [type(error).__name__]
+    parts += [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-8:]]
+    if isinstance(error, BaseExceptionGroup):
+        parts += sorted(fingerprint_of(inner) for inner in error.exceptions)
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]
+
+
+def _exception_of(given: object) -> BaseException | None:
+    if isinstance(given, BaseException):
+        return given
+    error = given[1] if isinstance(given, tuple) else sys.exc_info()[1]
+    return error if isinstance(error, BaseException) else None
 
 
 class _LibraryHandler(logging.Handler):

@@ -236,6 +236,7 @@ async def _keep_proving_delivery(chat: Chat, proof: Proof) -> None:
 
 async def _prove_delivery(chat: Chat, proof: Proof) -> None:
     """Send an event from the bus to an outbox."""
+    began = chat.seconds()
     try:
         await proof.deliver(within_s=UPKEEP_S)
     except Refusal as refusal:
@@ -243,6 +244,7 @@ async def _prove_delivery(chat: Chat, proof: Proof) -> None:
         chat.health.fail("bus", is_out if chat.bus.is_out else refusal.detail)
         chat.health.fail("delivery", refusal.detail)
     else:
+        chat.metrics.bus_seconds.observe(chat.seconds() - began)
         chat.health.prove("bus")
         chat.health.prove("delivery")
 

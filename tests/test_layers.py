@@ -24,7 +24,7 @@ LAYERS: Final = (
     {"__main__"},
     {"administration", "backups", "terminal", "trail", "verify"},
     {"server"},
-    {"canary"},
+    {"canary", "diagnosis"},
     {"notifier", "previews", "audit"},
     {"upkeep", "signals", "reload", "systemd", "sockets"},
     {"backends"},
@@ -37,10 +37,21 @@ LAYERS: Final = (
     {"bus"},
     {"wire"},
     {"loader", "web_pages"},
-    {"configfile", "identity", "limits", "health", "schema", "collector", "process", "asyncio_loop", "tls"},
+    {
+        "configfile",
+        "identity",
+        "limits",
+        "health",
+        "schema",
+        "collector",
+        "process",
+        "asyncio_loop",
+        "tls",
+        "arguments",
+    },
     {"decoding"},
     {"protocol", "client_messages", "server_messages", "metrics"},
-    {"records", "errors", "config", "secret", "telemetry", "clock", "ids"},
+    {"records", "errors", "config", "secret", "telemetry", "clock", "ids", "slow"},
 )
 #: Stands beside the layers: the command line and its terminal may import it, and it only these.
 CLIENT_USERS: Final = {"__main__", "terminal"}

@@ -74,6 +74,7 @@ class Hub:
         self._backlog_arrived = trio.Event()
         self._broadcasts = Broadcasts(self._rooms)
         self.deliveries = 0
+        self.on_heard: Callable[[Sequence[Event]], None] = lambda _: None
         #: Called for every notice heard, for every event by which a membership begins or ends, after its delivery,
         #: and when the bus was away, so that notices may have been missed.
         self.on_notice: OnNotice = lambda _: None
@@ -201,6 +202,9 @@ class Hub:
         """The ids of the rooms that somebody here listens to."""
         return [room_id for room_id, room in self._rooms.items() if room.listeners]
 
+    def rooms(self) -> Iterable[ActiveRoom]:
+        return self._rooms.values()
+
     @property
     def active_rooms(self) -> int:
         return len(self._rooms)
@@ -216,6 +220,7 @@ class Hub:
         """Deliver a commit's events; those of one room leave as one send per receiver."""
         if len(events) == 1:
             self._hear_room(events[0].room_id, events)
+            self.on_heard(events)
             return
         by_room: dict[str, list[Event]] = {}
         for event in events:
@@ -225,6 +230,7 @@ class Hub:
                 of_room.append(event)
         for room_id, of_room in by_room.items():
             self._hear_room(room_id, of_room)
+        self.on_heard(events)
 
     def hear_signal(self, room_id: str, body: bytes, about: str, kind: str = "") -> None:
         if kind:

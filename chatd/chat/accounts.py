@@ -12,7 +12,6 @@ from typing import Final
 
 from email_validator import EmailNotValidError, validate_email
 
-from chatd import telemetry
 from chatd.bus.port import Notice
 from chatd.chat.context import Chat, take, tell_all
 from chatd.chat.files import check_avatar, look_at_ms
@@ -24,8 +23,6 @@ from chatd.limits.addresses import limited_as
 from chatd.records import User, format_time, format_time_or_none
 from chatd.store.accounts import Account, NewPassword, NewSession, Profile, Standing
 from chatd.store.database import Conflict
-
-log = telemetry.get_logger(__name__)
 
 _USERNAME: Final = re.compile(r"\w{3,50}")
 _USERNAME_RULE: Final = "3 to 50 letters, digits or underscores"
@@ -65,7 +62,7 @@ async def register(chat: Chat, origin: Origin, *, email: str, username: str, pas
     """Make an account and sign in. Raises `Refusal`: `bad_message` with every failing field, `conflict`."""
     await take(chat, "sign-ins:" + limited_as(origin.address), chat.rates.sign_ins, _TOO_MANY)
     account = await add_account(chat, email=email, username=username, password=password)
-    log.info("registered", user=account.id, address=origin.address)
+    chat.audit.note("registered", user=account.id)
     return await sign_in(chat, origin, account)
 
 
@@ -142,11 +139,12 @@ async def login(chat: Chat, origin: Origin, *, email: str, password: str) -> Gra
         account = None
     fits = await chat.passwords.check(password, account.password_hash if account else None)
     if account is None or not fits:
-        log.info("sign_in_failed", address=origin.address)
+        chat.audit.note("sign_in_failed", user=account.id if account else "")
         raise Refusal("unauthenticated", "Email or password is wrong.")
     if account.disabled_at is not None:
+        chat.audit.note("sign_in_failed", user=account.id, code="disabled")
         raise _disabled()
-    log.info("signed_in", user=account.id, address=origin.address)
+    chat.audit.note("signed_in", user=account.id)
     return await sign_in(chat, origin, account)
 
 
@@ -168,7 +166,7 @@ async def refresh(chat: Chat, origin: Origin, refresh_token: str) -> Grant:
         raise Refusal("unauthenticated", "This refresh token is unknown or has expired; sign in again.")
     if session.revoked_at is not None:
         if session.revoked_at == now_ms:
-            log.warning("refresh_token_reused", user=session.user_id, session=session.id, address=origin.address)
+            chat.audit.note("refresh_token_reused", user=session.user_id, session=session.id)
             tell_all(chat, Notice("session_revoked", session.user_id, session_id=session.id))
         raise Refusal("unauthenticated", "This session was ended; sign in again.")
     account = await chat.accounts.by_id(session.user_id)
@@ -200,6 +198,7 @@ async def logout(chat: Chat, caller: Caller, *, everywhere: bool) -> None:
         await chat.accounts.revoke_sessions(caller.user_id, spared_session_id="", now_ms=chat.clock())
     else:
         await chat.accounts.revoke_session(session_id, chat.clock())
+    chat.audit.note("signed_out", user=caller.user_id, session=session_id or "all")
     tell_all(chat, Notice("session_revoked", caller.user_id, session_id=session_id))
 
 
@@ -274,6 +273,7 @@ async def change_account(chat: Chat, account: Account, caller: Caller, change: A
         tell_all(chat, Notice("profile_changed", account.id, username=new_name))
         chat.presence.note_change(account.id)
     if password is not None:
+        chat.audit.note("password_changed", user=account.id)
         tell_all(chat, Notice("session_revoked", account.id))
     return changed
 

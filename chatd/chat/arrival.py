@@ -56,7 +56,7 @@ def refuse(chat: Chat, session: Session, refusal: Refusal, *, request_id: str | 
     close_codes = {"forbidden": CloseCode.ACCOUNT_DISABLED, "limit_reached": CloseCode.CONNECTION_LIMIT}
     code = close_codes.get(refusal.code, CloseCode.AUTH_FAILED)
     chat.metrics.errors[refusal.code].inc()
-    log.info("authentication_refused", code=refusal.code)
+    chat.audit.note("authentication_refused", user=session.user_id, code=refusal.code)
     session.send(AuthError(id=request_id, message=refusal.detail, code=refusal.code))
     session.line.end(code, refusal.code)
 
@@ -82,7 +82,7 @@ async def begin(chat: Chat, session: Session, claims: Claims, message: Authentic
         # Who came in is not turned away for want of it.
         with suppress(Refusal):
             await tell_unread(chat, session, arrival.rooms)
-    log.info("authenticated", address=session.address, rooms=len(session.rooms))
+    chat.audit.note("authenticated", user=session.user_id, rooms=len(session.rooms))
 
 
 async def settle_in(chat: Chat, session: Session, claims: Claims, message: Authenticate) -> Arrival:

@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from chatd.chat.audit import Audit
 from chatd.chat.word_filter import NO_WORDS, WordFilter
 from chatd.config import NotificationOptions, ReceiptOptions, SearchOptions, UploadOptions
 from chatd.errors import Refusal
 from chatd.limits.rates import Rate
+from chatd.slow import SlowLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -166,6 +168,8 @@ class Chat:
     depot: Depot
     file_links: FileLinks
     canary: Canary
+    audit: Audit = field(default_factory=Audit)
+    slow: SlowLog = field(default_factory=SlowLog)
     word_filter: WordFilter = NO_WORDS
 
     @property

@@ -58,7 +58,7 @@ async def upload(chat: Chat, user_id: str, *, content_type: str, body: Body) -> 
             async with chat.depot.make(arriving, kind) as made:
                 file = _file(chat, user_id, name, mime_type=kind.mime_type, ending=kind.ending, made=made)
                 await _keep(chat, file, made)
-    log.info("file_uploaded", user=user_id, file=file.id, kind=kind.name, size=file.size)
+    chat.audit.note("file_uploaded", user=user_id, file=file.id, kind=kind.name, size=file.size)
     return file
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from chatd import telemetry
 from chatd.bus.port import Notice
 from chatd.chat.moderation import governed_room, heed_here
 from chatd.chat.permissions import check_may_give
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from chatd.chat.context import Chat
     from chatd.records import Member
     from chatd.store.acts import Scene
-
-log = telemetry.get_logger(__name__)
 
 
 async def add_member(chat: Chat, caller: Caller, room_id: str, user_id: str, *, role: str) -> Member:
@@ -48,7 +45,7 @@ async def add_member(chat: Chat, caller: Caller, room_id: str, user_id: str, *, 
     await chat.hub.activate([room_id])
     stored = await chat.journal.write(Act(room_id, decide))
     chat.notifier.note_invitation(room_id, user_id, by=caller.user_id)
-    log.info("member_added", room=room_id, member=user_id, by=caller.user_id, role=role)
+    chat.audit.note("member_added", user=caller.user_id, room=room_id, member=user_id, role=role)
     await heed_here(chat, Notice("member_joined", user_id, room_id, seq=stored.seq, role=role))
     return await read_member(chat, room_id, user_id)
 
@@ -67,7 +64,7 @@ async def invite(chat: Chat, caller: Caller, room_id: str, user_id: str, *, role
 
     await chat.journal.write(Act(room_id, decide))
     chat.notifier.note_invitation(room_id, user_id, by=caller.user_id)
-    log.info("member_invited", room=room_id, member=user_id, by=caller.user_id, role=role)
+    chat.audit.note("member_invited", user=caller.user_id, room=room_id, member=user_id, role=role)
     return Invitation(room_id=room_id, user_id=user_id, role=role, invited_by=caller.user_id)
 
 

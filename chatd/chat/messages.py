@@ -96,9 +96,12 @@ class Acknowledgement:
         )
         session.outbox.hold(text_frame(encode(ack)))
         chat.holding.append(session.outbox)
-        chat.metrics.processing_seconds.observe(chat.seconds() - self._received_s)
+        seconds = chat.seconds() - self._received_s
+        chat.metrics.processing_seconds.observe(seconds)
+        chat.slow.note("from a message to its commit", seconds, connection=session.connection_id)
         if not outcome.duplicate:
             chat.metrics.messages[self._message_type].inc()
+            chat.audit.note_message(session, outcome.room_id, outcome.message_id)
 
 
 async def send_message(chat: Chat, session: Session, message: SendMessage) -> None:
@@ -196,6 +199,7 @@ async def post_message(chat: Chat, sender: Sender, draft: Draft) -> tuple[Messag
     stored = await chat.journal.write(post)
     if not stored.duplicate:
         chat.metrics.messages[draft.message_type].inc()
+        chat.audit.note_message(None, stored.room_id, stored.message_id)
     [message] = await chat.messages.after(stored.room_id, stored.seq - 1, limit=1)
     return message, stored.duplicate
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from chatd import telemetry
 from chatd.bus.port import Notice
 from chatd.chat.permissions import check_may, check_may_act_on, check_may_give
 from chatd.chat.rooms import check_shared, end_membership, hand_over, no_such_member, read_member, visible_room
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from chatd.store.acts import Scene
     from chatd.store.entries import Standing
     from chatd.store.rooms import RoomRow
-
-log = telemetry.get_logger(__name__)
 
 
 async def governed_room(chat: Chat, user_id: str, room_id: str, action: Action) -> RoomRow:
@@ -59,11 +56,11 @@ async def change_member(
 
     async def decide(scene: Scene) -> None:
         pair = Pair(caller.user_id, user_id, await scene.standing(caller.user_id), await scene.standing(user_id))
-        if is_muting:
-            check_may_act_on(pair.own.role, "mute", pair.other.role)
         check_may(pair.own.role, "mute" if is_muting else "set_role")
         if pair.other.role is None:
             raise no_such_member()
+        if is_muting:
+            check_may_act_on(pair.own.role, "mute", pair.other.role)
         if role is not None and role != pair.other.role:
             await _set_role(scene, pair, role)
         if is_muting:
@@ -71,7 +68,9 @@ async def change_member(
 
     stored = await chat.journal.write(Act(room_id, decide))
     if not stored.duplicate:
-        log.info("member_changed", room=room_id, member=user_id, by=caller.user_id, role=role)
+        chat.audit.note(
+            "member_changed", user=caller.user_id, room=room_id, member=user_id, role=role, muted_until=muted_until_ms
+        )
         if role is not None:
             await heed_here(chat, Notice("member_updated", user_id, room_id, seq=stored.seq, role=role))
     return await read_member(chat, room_id, user_id)
@@ -157,7 +156,7 @@ async def remove_member(
             await moderation.remove_member(scene, user_id, found.username, reason=reason, online=online)
 
     stored = await chat.journal.write(Act(room_id, decide))
-    log.info("member_removed", room=room_id, member=user_id, by=by, reason=reason)
+    chat.audit.note("member_removed", user=by or "", room=room_id, member=user_id, reason=reason)
     if not stored.duplicate:
         await heed_here(chat, Notice("member_left", user_id, room_id, seq=stored.seq))
 
@@ -188,7 +187,7 @@ async def unban(chat: Chat, by: str | None, room_id: str, user_id: str) -> None:
             raise Refusal("not_found", "This user is not banned from the room; GET its bans to see who is.")
 
     await chat.journal.write(Act(room_id, decide))
-    log.info("member_unbanned", room=room_id, member=user_id, by=by)
+    chat.audit.note("member_unbanned", user=by or "", room=room_id, member=user_id)
 
 
 async def list_bans(

@@ -55,8 +55,8 @@ async def metrics(chat: Chat, call: Call) -> Response:
 async def _measure(chat: Chat) -> None:
     """Look up the numbers that nobody keeps up to date meanwhile. The rooms' kinds stay as they were in an outage."""
     numbers = chat.metrics
-    numbers.journal_waiting.set(chat.journal.waiting)
-    numbers.count_deliveries(chat.hub.deliveries)
+    for look in numbers.lookers:
+        look()
     with suppress(Unavailable):
         kinds = await chat.rooms.count_kinds(chat.hub.heard_rooms())
         for kind, gauge in numbers.active_rooms.items():

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 def send_error(chat: Chat, session: Session, refusal: Refusal, *, request_id: str | None) -> None:
     chat.metrics.errors[refusal.code].inc()
+    chat.audit.note_refusal(refusal, user=session.user_id)
     session.send(
         Error(
             id=request_id,

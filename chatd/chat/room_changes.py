@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from chatd import telemetry
 from chatd.bus.port import Notice
 from chatd.chat.moderation import governed_room, heed_here
 from chatd.chat.permissions import check_may
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from chatd.chat.context import Chat
     from chatd.records import Room
     from chatd.store.acts import Scene
-
-log = telemetry.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +60,7 @@ async def change_room(chat: Chat, user_id: str, room_id: str, change: RoomChange
 
     stored = await chat.journal.write(Act(room_id, decide))
     if not stored.duplicate:
-        log.info("room_changed", room=room_id, by=user_id)
+        chat.audit.note("room_changed", user=user_id, room=room_id)
     return await read_room(chat, user_id, room_id)
 
 
@@ -96,5 +93,5 @@ async def delete_room(chat: Chat, by: str | None, room_id: str) -> None:
         await moderation.delete_room(scene)
 
     stored = await chat.journal.write(Act(room_id, decide))
-    log.info("room_deleted", room=room_id, by=by)
+    chat.audit.note("room_deleted", user=by or "", room=room_id)
     await heed_here(chat, Notice("room_deleted", "", room_id, seq=stored.seq))

@@ -234,6 +234,7 @@ async def create_room(
         await chat.rooms.add(room, owner_id=user_id, member_ids=others, now_ms=chat.clock())
     except Conflict:
         raise Refusal("not_found", "One of `members` is no user's id.") from None
+    chat.audit.note("room_created", user=user_id, room=room.id, kind=kind)
     # Active before its members are told, so that their connections here are in it when this is answered.
     await chat.hub.activate([room.id])
     tell_all(chat, Notice("member_joined", user_id, room.id, seq=0, role="owner"))

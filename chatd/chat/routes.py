@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from chatd import schema
+from chatd import schema, telemetry
+from chatd.chat import audit
 from chatd.chat.accounts import identify
 from chatd.chat.context import Chat, take
 from chatd.chat.contracts import operations
@@ -149,6 +150,16 @@ async def answer(chat: Chat, request: Request) -> Response:
     A call of the API is taken from its caller's budget before the database is asked anything: from the user's where
     the token is good, else from the address's.
     """
+    agent, connection_id = request.header("user-agent") or "", telemetry.bound("connection")
+    audit.enter(request.address, agent, connection_id=connection_id)
+    try:
+        return await _answer(chat, request, agent, connection_id)
+    except Refusal as refusal:
+        chat.audit.note_refusal(refusal, asked=f"{request.method[:20]} {request.path[:100]}")
+        raise
+
+
+async def _answer(chat: Chat, request: Request, agent: str, connection_id: str) -> Response:
     found, allowed = _find(request)
     claims, refusal = None, None
     if found is not None and not found[0].is_open_to(request):
@@ -167,7 +178,12 @@ async def answer(chat: Chat, request: Request) -> Response:
     route, variable = found
     check_feature(chat, route.feature)
     caller = await identify(chat, claims) if claims else None
-    return await route.rule(chat, Call(request, variable, caller))
+    if caller is not None:
+        audit.enter(request.address, agent, connection_id=connection_id, user_id=caller.user_id)
+    began = chat.seconds()
+    response = await route.rule(chat, Call(request, variable, caller))
+    chat.slow.note(f"{route.method} {route.path}", chat.seconds() - began)
+    return response
 
 
 def _find(request: Request) -> tuple[tuple[Route, tuple[str, ...]] | None, set[str]]:

@@ -70,14 +70,16 @@ class Session:
     """A connection's user, rooms and budget. Before it has authenticated `user_id` is empty."""
 
     __slots__ = (
-        "address", "catching_up", "changes", "connection_id", "expires_at_ms", "following", "has_arrived", "heard",
-        "joining", "leaving", "line", "outbox", "pending", "put", "requests_full_at", "rooms", "session_ids",
+        "address", "agent", "catching_up", "changes", "connection_id", "expires_at_ms", "following", "has_arrived",
+        "heard", "joining", "leaving", "line", "outbox", "pending", "put", "requests_full_at", "rooms", "session_ids",
         "user_id", "username",
     )  # fmt: skip
 
     def __init__(self, connection_id: str, address: str, line: Line) -> None:
         self.connection_id = connection_id
         self.address = address
+        #: What the client says it is.
+        self.agent = ""
         self.line = line
         self.outbox = line.outbox
         self.put = line.outbox.put

@@ -19,7 +19,7 @@ WHERE pg_class.relnamespace = current_schema()::regnamespace AND pg_class.relkin
   AND pg_class.relname IN ('schema_migrations', 'server_facts', 'users', 'user_sessions', 'spent_refresh_tokens',
                            'rooms', 'room_members', 'room_bans', 'messages', 'room_events', 'message_reactions',
                            'room_invitations', 'user_blocks', 'notifications', 'search_rooms', 'search_changes',
-                           'search_messages', 'file_blobs', 'file_uploads')
+                           'search_messages', 'file_blobs', 'file_uploads', 'audit_events')
   AND NOT has_table_privilege(pg_class.oid, wanted.name);
 
 -- name: server_version
