@@ -178,3 +178,11 @@ async def test_one_member_is_read_as_the_list_shows_them(store: Store) -> None:
         room_id, after="", limit=9, offset=0
     )
     assert await store.rooms.member(room_id, bob.id) is None
+
+
+async def test_who_is_next_to_own_a_room_is_found_by_index_however_many_are_in_it(store: Store) -> None:
+    room_id = await store.add_room(await store.add_user("ada"))
+    how = {"sqlite": "EXPLAIN QUERY PLAN ", "postgres": "EXPLAIN "}[store.database.dialect]
+    query = Query("test.explain", how + store.queries["moderation.heir"].text)
+    plan = [str(row[-1]) for row in await store.database.rows(query, {"room_id": room_id, "user_id": "nobody"})]
+    assert sum("room_members_by_role" in line for line in plan) == 4

@@ -2,6 +2,7 @@ DROP TABLE notifications;
 DROP TABLE user_blocks;
 DROP TABLE room_invitations;
 DROP INDEX room_members_by_read;
+DROP INDEX room_members_by_role;
 ALTER TABLE room_members DROP COLUMN posted_at;
 ALTER TABLE rooms DROP COLUMN standing_seq;
 ALTER TABLE room_events DROP COLUMN message_id;

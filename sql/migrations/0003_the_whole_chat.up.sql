@@ -25,6 +25,9 @@ ALTER TABLE room_events ADD COLUMN message_id TEXT;
 -- The newest seq at which somebody lost the right to send: what was read of members before that is not true any more.
 ALTER TABLE rooms ADD COLUMN standing_seq BIGINT NOT NULL DEFAULT 0;
 
+-- Who has been in a room longest, by role: the next to own it.
+CREATE INDEX room_members_by_role ON room_members (room_id, role, joined_seq, joined_at, user_id);
+
 -- The members of a room who have read last.
 CREATE INDEX room_members_by_read ON room_members (room_id, read_at) WHERE read_at IS NOT NULL;
 

@@ -11,13 +11,42 @@ UPDATE room_members SET role = :role WHERE room_id = :room_id AND user_id = :use
 UPDATE room_members SET muted_until = :until WHERE room_id = :room_id AND user_id = :user_id;
 
 -- name: heir
--- Who stands highest in a room but for one member, and of those who has been in it longest.
-SELECT room_members.user_id, room_members.role
-FROM room_members JOIN users ON users.id = room_members.user_id
-WHERE room_members.room_id = :room_id AND room_members.user_id <> :user_id AND users.disabled_at IS NULL
-ORDER BY CASE room_members.role WHEN 'owner' THEN 0 WHEN 'moderator' THEN 1 WHEN 'member' THEN 2 ELSE 3 END,
-         room_members.joined_seq, room_members.joined_at, room_members.user_id
-LIMIT 1;
+-- Who stands highest in a room but for one member, and of those who has been in it longest: the first of each role by
+-- the index, however many there are.
+SELECT user_id, role FROM (
+    SELECT * FROM (
+        SELECT 0 AS height, room_members.user_id, room_members.role
+        FROM room_members JOIN users ON users.id = room_members.user_id
+        WHERE room_members.room_id = :room_id AND room_members.role = 'owner' AND room_members.user_id <> :user_id
+          AND users.disabled_at IS NULL
+        ORDER BY room_members.joined_seq, room_members.joined_at, room_members.user_id LIMIT 1
+    ) AS owner_next
+    UNION ALL
+    SELECT * FROM (
+        SELECT 1 AS height, room_members.user_id, room_members.role
+        FROM room_members JOIN users ON users.id = room_members.user_id
+        WHERE room_members.room_id = :room_id AND room_members.role = 'moderator' AND room_members.user_id <> :user_id
+          AND users.disabled_at IS NULL
+        ORDER BY room_members.joined_seq, room_members.joined_at, room_members.user_id LIMIT 1
+    ) AS moderator_next
+    UNION ALL
+    SELECT * FROM (
+        SELECT 2 AS height, room_members.user_id, room_members.role
+        FROM room_members JOIN users ON users.id = room_members.user_id
+        WHERE room_members.room_id = :room_id AND room_members.role = 'member' AND room_members.user_id <> :user_id
+          AND users.disabled_at IS NULL
+        ORDER BY room_members.joined_seq, room_members.joined_at, room_members.user_id LIMIT 1
+    ) AS member_next
+    UNION ALL
+    SELECT * FROM (
+        SELECT 3 AS height, room_members.user_id, room_members.role
+        FROM room_members JOIN users ON users.id = room_members.user_id
+        WHERE room_members.room_id = :room_id AND room_members.role = 'readonly' AND room_members.user_id <> :user_id
+          AND users.disabled_at IS NULL
+        ORDER BY room_members.joined_seq, room_members.joined_at, room_members.user_id LIMIT 1
+    ) AS readonly_next
+) AS nexts
+ORDER BY height LIMIT 1;
 
 -- name: invitation
 -- As what a user may join.
