@@ -399,7 +399,6 @@ STORED: Final = {
 CHANGED_IS_TOLD: Final[dict[str, tuple[str, list[dict[str, Any]], str]]] = {
     "as it is": ("edited", [{}, EDITED, EDITED], ""),
     "as it was": ("edited", [EDITED, {}], "as it was before it was edited at"),
-    "with words that it never had": ("edited", [{**EDITED, "content": "else"}], "with another content than is stored"),
     "as edited later": (
         "edited",
         [{**EDITED, "editedAt": "2100-01-01T00:00:00.000Z"}],
