@@ -306,6 +306,7 @@ class Connection:
                 self._refused = trio.Event()
                 if len(self._refusals) > limit:
                     bad = self._last_refusal == "bad_message"
+                    self._chat.audit.note("connection_penalised", user=self.session.user_id, code=self._last_refusal)
                     self.end(CloseCode.BAD_MESSAGES if bad else CloseCode.RATE_LIMITED, "too many refusals")
                     return
                 if len(self._refusals) > limit // 2 and not has_told:

@@ -15,6 +15,7 @@ from chatd.ids import new_id
 from chatd.store.audit import AuditEvent, AuditTrail, Filter
 from chatd.trail import show_trail
 from tests.daemon import NO_FILE, ON_BOTH_BACK_ENDS, environment, open_daemon
+from tests.shell import Shell
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,6 +31,11 @@ pytestmark = ON_BOTH_BACK_ENDS
 async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
     async with open_daemon(tmp_path, limits=False) as running:
         yield running
+
+
+@pytest.fixture
+def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(tmp_path, capsys)
 
 
 def trail(daemon: Daemon) -> list[dict[str, Any]]:
@@ -139,6 +145,29 @@ async def test_upload_that_is_refused_is_noted(daemon: Daemon) -> None:
     assert event["detail"]["code"] == "file_rejected"
 
 
+async def test_moderator_who_removes_a_message_is_noted_and_who_takes_back_their_own_is_not(daemon: Daemon) -> None:
+    ada, bob = await daemon.register("ada"), await daemon.register("bob")
+    room = await daemon.create_room(ada, members=[bob.id])
+    async with daemon.connect(bob) as his, daemon.connect(ada) as hers:
+        own, other = [
+            (await his.ask(type="send_message", roomId=room, content=text))["messageId"] for text in ("own", "other")
+        ]
+        await his.ask(type="delete_message", messageId=own)
+        await hers.ask(type="delete_message", messageId=other)
+    [event] = await wait_for(daemon, "message_removed")
+    assert (event["user"], event["room"], event["detail"]) == (ada.id, room, {"message": other, "sender": bob.id})
+
+
+async def test_connection_that_is_closed_for_too_many_refusals_is_noted(tmp_path: Path) -> None:
+    async with open_daemon(tmp_path, limits=False, LIMITS_REFUSALS_PER_MINUTE="3") as daemon:
+        async with daemon.connect() as client:
+            for _ in range(5):
+                await client.send_text("no JSON")
+            assert (await client.wait_closed())[0] == 4503
+        [event] = await wait_for(daemon, "connection_penalised")
+        assert event["detail"] == {"code": "bad_message"}
+
+
 async def test_messages_may_be_left_out(tmp_path: Path) -> None:
     async with open_daemon(tmp_path, limits=False, AUDIT_MESSAGES="false") as daemon:
         ada = await daemon.register("ada")
@@ -148,6 +177,21 @@ async def test_messages_may_be_left_out(tmp_path: Path) -> None:
         await daemon.http("POST", "/api/auth/logout", token=ada.token)
         await wait_for(daemon, "signed_out")
         assert "message_sent" not in {event["action"] for event in trail(daemon)}
+
+
+def test_what_is_done_from_the_shell_is_noted(tmp_path: Path, shell: Shell) -> None:
+    assert shell.run("user", "add", "ada", "--email", "ada@example.org", stdin="correct horse\n").status == 0
+    for command in (("token", "ada"), ("room", "create", "club"), ("ban", "club", "ada"), ("user", "disable", "ada")):
+        assert shell.run(*command).status == 0
+    told = shell.run("audit").out.splitlines()
+    assert [line.split()[1] for line in told] == [
+        "user_added", "token_issued", "room_created", "member_removed", "user_disabled"
+    ]  # fmt: skip
+    assert all(line.endswith("the command line") for line in told)
+    assert shell.run("audit", "--action", "token_issued", "--since", "1h").out.split()[1] == "token_issued"
+    refused = shell.run("audit", "--since", "whenever")
+    assert refused.status == 1
+    assert "--since whenever: give a time" in refused.err
 
 
 async def test_command_filters_and_follows(daemon: Daemon) -> None:

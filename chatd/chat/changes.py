@@ -94,8 +94,10 @@ async def delete_message(chat: Chat, session: Session, message: DeleteMessage) -
     """Delete one's own message, or, as a moderator, another one; the room hears `message_deleted`, once."""
     user_id, message_id = session.user_id, message.message_id
     where = await find_message(chat, user_id, message_id, "read")
+    removed_of: list[str] = []
 
     async def decide(scene: Scene) -> None:
+        removed_of.clear()
         role = (await scene.standing(user_id)).role
         # Who may not write any more may still take back what they wrote.
         check_may(role, "read")
@@ -106,6 +108,8 @@ async def delete_message(chat: Chat, session: Session, message: DeleteMessage) -
             check_may(role, "delete_any")
         if subject.is_deleted:
             return
+        if subject.sender_id != user_id:
+            removed_of.append(subject.sender_id)
         seq = scene.next_seq()
         await changes.delete(scene, subject, deleted_by=user_id, file_until_ms=look_at_ms(chat))
         event = MessageDeleted(
@@ -118,4 +122,6 @@ async def delete_message(chat: Chat, session: Session, message: DeleteMessage) -
         scene.add_event(event, message_id=message_id)
 
     await chat.journal.write(Act(where.room_id, decide))
+    for sender_id in removed_of:
+        chat.audit.note("message_removed", user=user_id, room=where.room_id, message=message_id, sender=sender_id)
     return Ok(id=message.id)
