@@ -297,6 +297,8 @@ async def serve(
     draining = trio.Event() if stop is None else stop
     certificates = read_certificates(config.websocket, config.http)
     with listening(config, systemd.sockets) as (websocket_sockets, http_sockets):
+        # Asked now: who is told to stop while it starts has closed them by the time that this is told.
+        ports = websocket_sockets[0].getsockname()[1], http_sockets[0].getsockname()[1]
         async with _open_alone(config) as chat:
             admission = Admission(config.limits, trio.current_time)
             proxies = parse_networks(config.http.trusted_proxies)
@@ -317,7 +319,7 @@ async def serve(
                     serving.start_soon(_serve_http, config, http_sockets, chat, draining, certificates.http)
                     proving = partial(run_canary, speaks_tls=certificates.websocket is not None)
                     await serving.start(proving, chat, own or websocket_sockets, config.telemetry.canary_s, draining)
-                    on_listening(websocket_sockets[0].getsockname()[1], http_sockets[0].getsockname()[1])
+                    on_listening(*ports)
                     await draining.wait()
                     systemd.tell(STOPPING=1, STATUS="Draining.")
                     # What is left of the time is for the journal, which commits what waits as it closes.

@@ -9,8 +9,10 @@ import os
 import re
 import signal
 import socket
+import sys
 import time
 from contextlib import closing, contextmanager
+from subprocess import DEVNULL
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +20,7 @@ import trio
 
 from chatd.health import Health
 from chatd.systemd import Systemd, does_its_part, status_line, take_systemd
-from tests.daemon import CHATD, Process, Program, start_program
+from tests.daemon import CHATD, NO_FILE, Process, Program, environment, start_program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,6 +88,23 @@ async def test_life_of_a_daemon_is_told(tmp_path: Path) -> None:
             assert await told.wait_for("STOPPING") == {"STOPPING": "1", "STATUS": "Draining."}
             with trio.fail_after(10):
                 assert await daemon.process.wait() == 0
+
+
+@pytest.mark.parametrize("looks", range(4))
+async def test_stop_right_after_ready_is_clean(tmp_path: Path, looks: int) -> None:
+    with open_told(tmp_path) as (address, told):
+        program = [sys.executable, "-m", "chatd", "serve", "--config", str(NO_FILE)]
+        variables = os.environ | environment(tmp_path / "data", limits=False) | {"NOTIFY_SOCKET": address}
+        process = await trio.lowlevel.open_process(program, env=variables, stderr=DEVNULL)
+        try:
+            await told.wait_for("READY")
+            for _ in range(looks):
+                await trio.lowlevel.checkpoint()
+            process.terminate()
+            with trio.fail_after(10):
+                assert await process.wait() == 0
+        finally:
+            process.kill()
 
 
 async def test_refused_reload_ends_as_well(tmp_path: Path) -> None:
