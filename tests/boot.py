@@ -181,3 +181,9 @@ def test_stop_is_clean_and_the_next_connection_starts_it(booted: dict[str, Any])
     assert (stopped["ActiveState"], stopped["Result"], stopped["ExecMainStatus"]) == ("inactive", "success", "0")
     assert found["health"]["status"]
     assert found["ActiveState"] == "active"
+
+
+def test_instances_run_on_debians_postgresql_and_redis_without_a_password(booted: dict[str, Any]) -> None:
+    found = fact(booted, "instances")
+    assert found["ready"] == [True, True]
+    assert found["others_go_on"] == [True] * 3
