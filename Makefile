@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format bench wheel install lock clean
+.PHONY: help serve test boot check format bench wheel install lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,10 @@ serve: $(READY) ## set up and run the daemon
 test: $(READY) ## set up and run all tests, with coverage; with ARGS a part of them, without
 	@tests/setup_system.sh
 	@$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--numprocesses=auto --maxprocesses=4 --dist=worksteal --cov --cov-report=term)
+
+boot: $(READY) ## as root: boot a real systemd with the units of deploy/ and try chatd in it, a minute
+	@tests/setup_system.sh
+	@$(BIN)/python -m pytest tests/boot.py $(ARGS)
 
 check: $(READY) ## lint, format and types
 	@$(BIN)/ruff check

@@ -1,7 +1,7 @@
 """A real systemd boots with the units as they are shipped, and chatd lives in it: ready, reloaded, restarted, stopped.
 
 The machine is this one's own file system under an overlay, as a container (systemd-nspawn) with its own network and
-what deploy/install.sh installs. It boots once for all of these tests; what happens inside is tests/boot_probe.py.
+what deploy/install.sh installs. It boots once for all of these tests; what happens inside is tests/boot_probe.py. It takes a minute: `make boot`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What test_boot.py has done inside of the machine that it boots: drives systemctl, clients and time, and writes facts.
+"""What boot.py has done inside of the machine that it boots: drives systemctl, clients and time, and writes facts.
 
 Run there by probe.service as `python -m tests.boot_probe RESULTS`; each step is tried by itself, so that one that fails
 hides none behind it. The facts are judged outside.
@@ -318,7 +318,40 @@ def restart_under_load() -> dict[str, Any]:
     return trio.run(_restart_under_load)
 
 
-STEPS: Final = (start, status, upload, command_line, reload, restart_under_load, kill, watchdog, stop)
+def answers(port: int) -> bool:
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def instances() -> dict[str, Any]:
+    """As docs/deployment.md says, on a PostgreSQL cluster and a Redis of Debian's."""
+    run("systemctl", "disable", "--now", "chatd.service", "chatd.socket", "chatd-http.socket")
+    version = max(Path("/usr/lib/postgresql").iterdir()).name
+    run("pg_createcluster", version, "probe", "--port=5432", "--locale=C.UTF-8", "--encoding=UTF8")
+    run("pg_ctlcluster", version, "probe", "start")
+    run("systemctl", "start", "redis-server")
+    run("runuser", "-u", "postgres", "--", "createuser", "chatd")
+    run("runuser", "-u", "postgres", "--", "createdb", "--owner", "chatd", "chatd")
+    back_ends = '[database]\nurl = "postgresql://chatd@/chatd?host=/run/postgresql"\nmigrate = true\n'
+    CONFIG.write_text(f'{OPTIONS}{back_ends}[bus]\nurl = "redis://127.0.0.1:6379/0"\n')
+    run("systemctl", "enable", "--now", "chatd@2.service", "chatd@3.service")
+    found: dict[str, Any] = {"ready": [answers(3002), answers(3003)]}
+    found["users"] = [show(f"chatd@{number}.service")["User"] for number in (2, 3)]
+    counts = []
+    sockets = [socket.create_connection(("127.0.0.1", 3001)) for _ in range(20)]
+    for _ in range(3):
+        run("systemctl", "restart", "chatd@2")
+        counts.append(answers(3003))
+    for sock in sockets:
+        sock.close()
+    found["others_go_on"] = counts
+    return found
+
+
+STEPS: Final = (start, status, upload, command_line, reload, restart_under_load, kill, watchdog, stop, instances)
 
 
 def main() -> None:

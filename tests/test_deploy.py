@@ -1,6 +1,6 @@
 """What deploy/ says fits together, and fits chatd: compose.yaml, Containerfile, the lock, the secrets.
 
-nginx.conf is tried for real in test_nginx.py, the units in test_boot.py. There is no container engine here, so what can
+nginx.conf is tried for real in test_nginx.py, the units in boot.py. There is no container engine here, so what can
 be read is read, and what a container would run is run without one.
 """
 

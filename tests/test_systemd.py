@@ -1,6 +1,6 @@
 """What systemd is told, by a whole daemon on a socket of the test's, and when the watchdog is fed.
 
-The real systemd is in test_boot.py; it takes longer and is not everywhere.
+The real systemd is in boot.py; it takes longer and is not everywhere.
 """
 
 from __future__ import annotations
