@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
+from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from tests.servers import open_postgres, open_redis
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from pathlib import Path
 
     from chatd.store.acts import Act
@@ -194,3 +196,39 @@ async def test_back_ends_that_stop_or_freeze_are_named_and_ready_again_when_they
                     back()
                     for name in ("database", "bus", "delivery", "canary"):
                         await wait_until_ready(daemon, name)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk with little space."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8M", "tmpfs", folder], capture_output=True, text=True, check=False
+    )
+    assert mounted.returncode == 0, f"this test needs a disk of its own, which root may mount: {mounted.stderr}"
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@ON_EMBEDDED
+async def test_full_disk_is_named_and_ready_again_when_there_is_space(small_disk: Path, back_ends: str) -> None:
+    ballast = small_disk / "ballast"
+    async with open_daemon(small_disk / "data", TELEMETRY_CANARY_S=EVERY_S) as daemon:
+        ada = await daemon.register("ada")
+        room = await daemon.create_room(ada)
+        async with daemon.connect(ada) as client:
+            with suppress(OSError), ballast.open("wb") as file:
+                while file.write(bytes(65536)):
+                    pass
+            # What the log of the database has left over is used up by messages.
+            while (await client.ask(type="send_message", roomId=room, content="x" * 9000))["type"] == "message_ack":
+                pass
+        found = await wait_until_stale(daemon, "database")
+        assert "full" in found["fault"]
+        await wait_until_stale(daemon, "canary")
+        ballast.unlink()
+        await wait_until_ready(daemon, "database")
+        await wait_until_ready(daemon)
