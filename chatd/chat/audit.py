@@ -18,7 +18,7 @@ from chatd.records import encode_json
 from chatd.store.audit import AuditEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from chatd.chat.session import Session
     from chatd.clock import Clock
@@ -90,7 +90,15 @@ class Audit:
         fields = {"user": user_id, "room": room, "address": place.address, **given}
         write = log.warning if action in _WARNINGS else log.info
         write(action, **{name: value for name, value in fields.items() if value})
-        self._queue(action, place, user_id, room or "", given, places=MAX_WAITING)
+        if len(self._waiting) >= MAX_WAITING:
+            self.dropped += 1
+            return
+        self._add(
+            AuditEvent(
+                new_id(), self._clock(), action, user_id, place.connection_id, room or "", place.address,
+                place.user_agent, encode_json(given).decode(),
+            )
+        )  # fmt: skip
 
     def note_refusal(
         self, refusal: Refusal, *, user: str | None = None, asked: str = "", is_upload: bool = False
@@ -101,30 +109,26 @@ class Audit:
             self.note(action, user=user, code=refusal.code, asked=asked or None)
 
     def note_message(self, session: Session | None, room_id: str, message_id: str) -> None:
-        """Note a message that was stored; without a session it is the place's."""
+        """Note a message that was stored; without a session it is the place's. Each one comes by here."""
+        if len(self._waiting) >= MAX_WAITING // 2:
+            self.dropped += self.keeps_messages
+            return
         if not self.keeps_messages:
             return
-        if len(self._waiting) >= MAX_WAITING // 2:
-            self.dropped += 1
-            return
-        place = _place.get()
-        if session is not None:
+        if session is None:
+            place = _place.get()
+        else:
             place = Place(session.address, session.agent, session.connection_id, session.user_id)
         log.debug("message_sent", user=place.user_id, room=room_id, message=message_id)
-        self._queue("message_sent", place, place.user_id, room_id, {"message": message_id}, places=MAX_WAITING // 2)
-
-    def _queue(
-        self, action: Action, place: Place, user_id: str, room_id: str, detail: Mapping[str, object], *, places: int
-    ) -> None:
-        if len(self._waiting) >= places:
-            self.dropped += 1
-            return
-        self._waiting.append(
+        self._add(
             AuditEvent(
-                new_id(), self._clock(), action, user_id, place.connection_id, room_id, place.address,
-                place.user_agent, encode_json(detail).decode() if detail else "{}",
+                new_id(), self._clock(), "message_sent", place.user_id, place.connection_id, room_id, place.address,
+                place.user_agent, f'{{"message":"{message_id}"}}',
             )
         )  # fmt: skip
+
+    def _add(self, event: AuditEvent) -> None:
+        self._waiting.append(event)
         if len(self._waiting) == 1:
             self._on_work()
 

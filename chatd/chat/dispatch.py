@@ -74,7 +74,7 @@ RULES: Final[dict[type, Rule]] = {
 
 async def dispatch(chat: Chat, session: Session, text: str) -> None:
     """Answer one text frame. Never raises a `Refusal`; anything else that it raises is a defect."""
-    request_id, rule, began = None, None, chat.seconds()
+    request_id, rule = None, None
     try:
         message = decode(text)
         request_id = message.id
@@ -83,8 +83,13 @@ async def dispatch(chat: Chat, session: Session, text: str) -> None:
         if not session.has_arrived and not rule.before_authentication:
             raise Refusal("unauthenticated", 'Send {"type":"authenticate","token":"…"} first.')
         check_feature(chat, rule.feature)
-        reply = await rule.run(chat, session, message)
-        chat.slow.note(type(message).__name__, chat.seconds() - began, connection=session.connection_id)
+        if rule.price == "own":
+            # What is sent is timed up to its commit.
+            reply = await rule.run(chat, session, message)
+        else:
+            began = chat.seconds()
+            reply = await rule.run(chat, session, message)
+            chat.slow.note(type(message).__name__, chat.seconds() - began, connection=session.connection_id)
         if reply is not None and (request_id is not None or type(reply) is not Ok):
             session.send(reply)
     except BadMessage as refusal:

@@ -98,7 +98,8 @@ class Acknowledgement:
         chat.holding.append(session.outbox)
         seconds = chat.seconds() - self._received_s
         chat.metrics.processing_seconds.observe(seconds)
-        chat.slow.note("from a message to its commit", seconds, connection=session.connection_id)
+        if seconds > chat.slow.slow_s:
+            chat.slow.note("from a message to its commit", seconds, connection=session.connection_id)
         if not outcome.duplicate:
             chat.metrics.messages[self._message_type].inc()
             chat.audit.note_message(session, outcome.room_id, outcome.message_id)
