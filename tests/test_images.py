@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 
-from tests.daemon import Daemon, open_daemon
-from tests.pictures import decode, moving, picture, tagged, uploaded
+from tests.daemon import Daemon, open_daemon, start_process
+from tests.pictures import decode, moving, picture, tagged, upload, uploaded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Callable
 
 GPS = {
     "exif_ifd3_GPSLatitude": "52/1 30/1 0/1 (52, 30, 0, Rational, 3 components, 24 bytes)",
@@ -108,3 +110,38 @@ async def test_the_same_photograph_of_two_users_is_kept_once(daemon: Daemon) -> 
     await uploaded(daemon, await daemon.register("ben"), sent)
     blobs = [path for path in (daemon.data_dir / "uploads" / "blobs").rglob("*") if path.is_file()]
     assert len(blobs) == 2
+
+
+async def test_what_decodes_an_image_ends_with_its_daemon(tmp_path: Path) -> None:
+    """What it leaves behind is removed at the next start, which it must not write to then."""
+
+    def children() -> list[Path]:
+        needle = str(tmp_path).encode()
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                said = path.read_bytes()
+                if b"image_child" in said and needle in said:
+                    found.append(path)
+        return found
+
+    async def wait_until(is_so: Callable[[], bool]) -> None:
+        with trio.fail_after(20):
+            while not is_so():  # noqa: ASYNC110 - of processes nobody tells
+                await trio.sleep(0.005)
+
+    content = bytes(picture(6000, 6000).pngsave_buffer(compression=1))
+    async with start_process(tmp_path) as daemon, trio.open_nursery() as nursery:
+        anna = await daemon.register("anna")
+
+        async def send() -> None:
+            with suppress(OSError, trio.BrokenResourceError, IndexError):
+                await upload(daemon, anna, content, "photo.png")
+
+        nursery.start_soon(send)
+        await wait_until(lambda: bool(children()))
+        daemon.process.kill()
+        await wait_until(lambda: not children())
+    # The lock, what arrived, and perhaps the image that it had begun; not the thumbnail, which comes last.
+    left = [path for path in (tmp_path / "uploads" / "incoming").rglob("*") if path.is_file()]
+    assert len(left) < 4

@@ -14,6 +14,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 from typing import Any, Final, NamedTuple
 
 #: No image is higher than libvips can make one.
@@ -57,6 +58,12 @@ def bind(task: Task) -> None:
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(limit, (bound, bound))
+
+
+def end_with_parent() -> None:
+    """Wait for the end of the input, which nothing comes from and the parent's end closes, and end."""
+    os.read(sys.stdin.fileno(), 1)
+    os._exit(1)
 
 
 def convert(task: Task) -> dict[str, int]:
@@ -112,6 +119,7 @@ def main() -> int:
     os.umask(0o077)
     task = Task(**json.loads(sys.argv[1]))
     bind(task)
+    threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         sizes = convert(task)
     except Exception as error:  # noqa: BLE001 - see below

@@ -86,15 +86,20 @@ class Images:
     async def _run(self, task: Task) -> tuple[int, bytes]:
         """The exit status of the process, and what it said. Past its deadline it is killed."""
         command = [sys.executable, "-I", "-m", "chatd.files.image_child", json.dumps(task._asdict())]
+        # Nothing is written to it: the kernel closes it where this process is killed, which ends the child.
+        reading, writing = os.pipe()
         try:
             with trio.move_on_after(self._options.image_s):
                 done = await trio.run_process(
-                    command, stdin=b"", capture_stdout=True, stderr=subprocess.DEVNULL, check=False, env=_ENVIRONMENT,
-                    cwd="/", deliver_cancel=_kill,
+                    command, stdin=reading, capture_stdout=True, stderr=subprocess.DEVNULL, check=False,
+                    env=_ENVIRONMENT, cwd="/", deliver_cancel=_kill,
                 )  # fmt: skip
                 return done.returncode, done.stdout
         except OSError as error:
             raise Unavailable(f"Images cannot be looked at now ({error.strerror}); try again later.") from error
+        finally:
+            os.close(reading)
+            os.close(writing)
         return -signal.SIGKILL, b"it took too long"
 
 

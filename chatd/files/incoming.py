@@ -36,6 +36,7 @@ SYNC_BYTES: Final = 256 * 1024
 HEAD_BYTES: Final = 4096
 TAIL_BYTES: Final = 70_000
 THREADS: Final = 1
+CLEAR_TRIES: Final = 3
 
 
 class Arriving:
@@ -169,6 +170,9 @@ def _make_own(path: Path, stack: ExitStack) -> Path:
 def _clear(path: Path) -> None:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     for left in path.iterdir():
-        with suppress(OSError), hold_folder(left):
-            shutil.rmtree(left)
-            log.info("uploads_cleared", folder=left.name)
+        # A child of the dead process may still write there, until it finds that it is alone.
+        for _ in range(CLEAR_TRIES):
+            with suppress(OSError), hold_folder(left):
+                shutil.rmtree(left)
+                log.info("uploads_cleared", folder=left.name)
+                break
