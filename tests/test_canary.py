@@ -15,6 +15,7 @@ from chatd import nursery
 from chatd.bus.room import ActiveRoom
 from chatd.canary import STALL_S, TICK_S
 from chatd.store.journal import Journal
+from tests.certificates import make_certificate
 from tests.daemon import ON_BOTH_BACK_ENDS, ON_EMBEDDED, open_daemon
 from tests.servers import open_postgres, open_redis
 
@@ -196,6 +197,26 @@ async def test_back_ends_that_stop_or_freeze_are_named_and_ready_again_when_they
                     back()
                     for name in ("database", "bus", "delivery", "canary"):
                         await wait_until_ready(daemon, name)
+
+
+async def test_canary_speaks_tls_where_its_port_does(tmp_path: Path) -> None:
+    options = make_certificate(tmp_path).options("WEBSOCKET")
+    async with open_daemon(tmp_path / "data", limits=False, TELEMETRY_CANARY_S=EVERY_S, **options) as daemon:
+        found = await wait_until_ready(daemon)
+        assert "fault" not in found
+
+
+async def test_daemons_that_share_a_port_prove_themselves_each(tmp_path: Path, back_ends: str) -> None:
+    if back_ends == "embedded":
+        return  # Only nodes of one cluster share a port.
+    async with open_daemon(tmp_path, limits=False, TELEMETRY_CANARY_S=EVERY_S, WEBSOCKET_REUSE_PORT="true") as one:
+        port = str(one.websocket_port)
+        options = {"WEBSOCKET_REUSE_PORT": "true", "WEBSOCKET_PORT": port, "TELEMETRY_CANARY_S": EVERY_S}
+        async with open_daemon(tmp_path, limits=False, **options) as other:
+            for daemon in (one, other) * 3:
+                await wait_until_ready(daemon)
+                await trio.sleep(float(EVERY_S))
+                assert (await parts(daemon))["canary"]["ready"]
 
 
 @pytest.fixture
