@@ -89,7 +89,8 @@ def _welcome(config: Config, websocket_port: int, http_port: int) -> None:
     warn_of_few_files(config.limits.connections)
     if not sys.stdout.isatty():
         return
-    http, websocket = f"http://{config.http.host}:{http_port}", f"ws://{config.websocket.host}:{websocket_port}"
+    http = f"http{_s(config.http.tls_cert)}://{config.http.host}:{http_port}"
+    websocket = f"ws{_s(config.websocket.tls_cert)}://{config.websocket.host}:{websocket_port}"
     print(
         f"""
 chatd {__version__} listens on {websocket} and {http}. Data: {config.server.data_path}
@@ -102,6 +103,11 @@ Stop it with Ctrl-C.
 """,
         flush=True,
     )
+
+
+def _s(certificate: str) -> str:
+    """The letter that makes a URL's scheme one of TLS."""
+    return "s" if certificate else ""
 
 
 async def run_check(config: Config, _args: argparse.Namespace) -> str:
@@ -235,8 +241,8 @@ async def run_chat(config: Config, args: argparse.Namespace) -> str:
     token = args.token or os.environ.get(TOKEN_VARIABLE)
     if not token:
         raise UsageError(f"chatd chat needs --token or {TOKEN_VARIABLE}; `chatd token USER` prints one.")
-    url = args.url or f"ws://{config.websocket.host}:{config.websocket.port}/"
-    api_url = args.api or f"http://{config.http.host}:{config.http.port}"
+    url = args.url or f"ws{_s(config.websocket.tls_cert)}://{config.websocket.host}:{config.websocket.port}/"
+    api_url = args.api or f"http{_s(config.http.tls_cert)}://{config.http.host}:{config.http.port}"
     if not api_url.startswith(("http://", "https://")):
         raise UsageError("--api is a URL such as http://127.0.0.1:3000.")
     try:

@@ -127,7 +127,7 @@ def does_its_part(health: Health) -> bool:
     """
     if health.is_ready or health.is_draining:
         return True
-    return any(part.name in BACK_ENDS and part.fault and not part.is_fresh for part in health.parts())
+    return any(part.name in BACK_ENDS and part.fault for part in health.parts())
 
 
 async def supervise(systemd: Systemd, chat: Chat, *, connections: Callable[[], int]) -> None:

@@ -1,7 +1,8 @@
 """A real systemd boots with the units as they are shipped, and chatd lives in it: ready, reloaded, restarted, stopped.
 
 The machine is this one's own file system under an overlay, as a container (systemd-nspawn) with its own network and
-what deploy/install.sh installs. It boots once for all of these tests; what happens inside is tests/boot_probe.py. It takes a minute: `make boot`.
+what deploy/install.sh installs. It boots once for all of these tests; what happens inside is tests/boot_probe.py. It
+takes a minute, so it is `make boot`.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ def installed() -> Path:
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
     for unit in ("chatd.service", "chatd@.service", "chatd.socket", "chatd-http.socket"):
         shutil.copy(CHECKOUT / "deploy" / unit, folder / "etc/systemd/system")
+    shutil.copy(CHECKOUT / "deploy/chatd-command.sh", folder / "usr/local/bin/chatd")
     return folder
 
 
@@ -148,6 +150,7 @@ def test_command_line_works_on_the_same_data_and_leaves_it_to_the_service(booted
     found = fact(booted, "command_line")
     assert "ada" in found["listed"]
     assert found["wal_is_own"]
+    assert "the configuration is good" in found["checked"]
 
 
 def test_reload_is_one_to_systemd_and_keeps_the_process(booted: dict[str, Any]) -> None:

@@ -136,8 +136,15 @@ def upload() -> dict[str, Any]:
 def command_line() -> dict[str, Any]:
     added = run("/usr/local/bin/chatd", "user", "add", "ada", "--email", "ada@example.net", stdin="correct horse\n")
     backup = run("/usr/local/bin/chatd", "backup", "/var/lib/chatd/monday.db")
+    checked = run("/usr/local/bin/chatd", "check")
     wal = Path("/var/lib/chatd/chatd.db-wal").stat().st_uid == Path("/var/lib/chatd/chatd.db").stat().st_uid
-    return {"added": added, "listed": run("/usr/local/bin/chatd", "user", "list"), "backup": backup, "wal_is_own": wal}
+    return {
+        "added": added,
+        "listed": run("/usr/local/bin/chatd", "user", "list"),
+        "backup": backup,
+        "wal_is_own": wal,
+        "checked": checked,
+    }
 
 
 def reload() -> dict[str, Any]:
