@@ -15,6 +15,7 @@ from chatd.records import Message
 from chatd.store import moderation
 from chatd.store.acts import Act
 from chatd.store.entries import Stored
+from chatd.store.journal import ACT_WEIGHT, JournalOptions
 from chatd.store.queries import Query
 from tests.stores import join, leave, post
 
@@ -324,3 +325,23 @@ async def test_the_body_of_an_edit_is_not_kept_and_its_message_is_named(store: S
         await written.journal.write(Act(room_id, edit))
     assert b"secret" in written.published[0].body
     assert await store.database.rows(EVENTS, {}) == [(1, "message_edited", "{}", "m-1")]
+
+
+async def test_a_commit_takes_few_acts_for_each_has_statements_of_its_own(store: Store) -> None:
+    ada = await store.add_user("ada")
+    room_id = await store.add_room(ada)
+    seen: list[int] = []
+
+    async def decide(scene: Scene) -> None:
+        seen.append(scene.now_ms)
+
+    async with store.open_journal() as written, trio.open_nursery() as nursery:
+        store.database.shut()
+        for _ in range(25):
+            nursery.start_soon(written.journal.write, Act(room_id, decide))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        writes = store.database.writes
+        store.database.open()
+    assert len(seen) == 25
+    most = JournalOptions().max_entries // ACT_WEIGHT
+    assert store.database.writes - writes >= (25 - most) // most

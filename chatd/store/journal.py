@@ -38,6 +38,8 @@ Publish = Callable[[Sequence[Event]], None]
 #: How often an entry is tried that breaks a rule of the database: another node may have stored the same meanwhile, and
 #: then the next look finds it.
 CONFLICT_TRIES: Final = 3
+#: What an act counts in a commit: it has statements of its own, while messages share theirs. So a commit ends in time.
+ACT_WEIGHT: Final = 50
 #: Seconds that a commit may take before another one begins beside it: few large commits cost less than many small ones.
 BESIDE_AFTER_S: Final = 0.005
 
@@ -46,8 +48,8 @@ BESIDE_AFTER_S: Final = 0.005
 class JournalOptions:
     """At most `max_waiting` entries wait, at most `max_entries` are in one commit; `max_members` a room, 0 for any.
 
-    A commit takes no further message once it has `max_characters`. At most `committers` commits run at once: more than
-    one only where the database takes several writers.
+    An act counts as many of them. A commit takes no further message once it has `max_characters`. At most `committers`
+    commits run at once: more than one only where the database takes several writers.
     """
 
     max_waiting: int = 10_000
@@ -165,7 +167,7 @@ class Journal:
             while waiting and free > 0 and characters > 0:
                 entry = waiting.popleft()
                 entries.append(entry)
-                free -= 1
+                free -= ACT_WEIGHT if isinstance(entry, Act) else 1
                 if isinstance(entry, Post):
                     characters -= len(entry.content)
             if not waiting:
