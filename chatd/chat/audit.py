@@ -116,14 +116,15 @@ class Audit:
         if not self.keeps_messages:
             return
         if session is None:
-            place = _place.get()
+            address, agent, connection_id, user_id = _place.get()
         else:
-            place = Place(session.address, session.agent, session.connection_id, session.user_id)
-        log.debug("message_sent", user=place.user_id, room=room_id, message=message_id)
+            address, agent = session.address, session.agent
+            connection_id, user_id = session.connection_id, session.user_id
+        log.debug("message_sent", user=user_id, room=room_id, message=message_id)
         self._add(
             AuditEvent(
-                new_id(), self._clock(), "message_sent", place.user_id, place.connection_id, room_id, place.address,
-                place.user_agent, f'{{"message":"{message_id}"}}',
+                new_id(), self._clock(), "message_sent", user_id, connection_id, room_id, address, agent,
+                f'{{"message":"{message_id}"}}',
             )
         )  # fmt: skip
 
