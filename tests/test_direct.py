@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from chatd.records import Message
     from tests.daemon import Client
     from tests.stores import Store
 
@@ -320,6 +322,33 @@ async def test_who_arrives_without_resume_is_sent_the_unread_messages(daemon: Da
         assert (await reader.wait_for("new_dm"))["message"]["content"] == "new"
         assert (await reader.ask(type="ping"))["type"] == "pong"
         assert "unread_dms" not in [message["type"] for message in reader.inbox]
+
+
+@pytest.mark.parametrize("change", ["edit_message", "delete_message"])
+async def test_unread_messages_that_change_while_they_are_read_are_not_sent_as_they_were(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    ada, bob = await daemon.register("ada"), await daemon.register("bob")
+    read = Conversations.newest_of_others
+    async with daemon.connect(ada) as writer:
+        message_id = (await write(writer, bob, "a secret"))["messageId"]
+        fields = {"content": "nothing"} if change == "edit_message" else {}
+
+        async def read_and_change(direct: Conversations, *args: Any, **options: Any) -> list[Message]:
+            found = await read(direct, *args, **options)
+            monkeypatch.setattr(Conversations, "newest_of_others", read)
+            assert (await writer.ask(type=change, messageId=message_id, **fields))["type"] == "ok"
+            await writer.heard("message_edited" if fields else "message_deleted")
+            return found
+
+        monkeypatch.setattr(Conversations, "newest_of_others", read_and_change)
+        async with daemon.connect(bob) as reader:
+            await reader.heard("message_edited" if fields else "message_deleted")
+            await reader.ask(type="ping")
+            unread = [told for told in reader.inbox if told["type"] == "unread_dms"]
+            assert "secret" not in json.dumps(unread)
+            contents = [[message["content"] for message in told["messages"]] for told in unread]
+            assert contents == [[fields.get("content", "")]]
 
 
 async def test_of_many_unread_messages_the_newest_are_sent(daemon: Daemon) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from chatd.bus.port import Notice
 from chatd.chat.content import check_metadata
 from chatd.chat.context import tell_all
-from chatd.chat.messages import Acknowledgement, Draft, Sender, hash_draft, prepare
+from chatd.chat.messages import TRIES, Acknowledgement, Draft, Sender, hash_draft, prepare
 from chatd.errors import Refusal
 from chatd.ids import new_id
 from chatd.protocol import UnreadDms
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from chatd.chat.context import Chat
     from chatd.chat.session import Session
     from chatd.protocol import SendDm
+    from chatd.records import Message
     from chatd.store.direct import Pair
     from chatd.store.rooms import OwnRoom
 
@@ -117,21 +118,36 @@ async def _make_room(chat: Chat, room_id: str, user_id: str, other_id: str) -> P
 async def tell_unread(chat: Chat, session: Session, rooms: Sequence[OwnRoom]) -> None:
     """Send a device that arrives `unread_dms`, if there are any: the newest over all conversations, oldest first.
 
-    What does not fit half of an outbox is left out, the oldest first. Raises `Unavailable`.
+    What does not fit half of an outbox is left out, the oldest first; where messages keep changing meanwhile nothing is
+    sent, and their conversations show them. Raises `Unavailable`.
     """
     unread = [own for own in rooms if own.kind == "direct" and own.unread > 0]
     if not unread or not chat.options.features.direct_messages:
         return
     stretches = [(own.room_id, max(own.read_seq, own.last_seq - LOOK_BACK)) for own in unread]
-    found = await chat.direct.newest_of_others(session.user_id, stretches, limit=MAX_UNREAD)
+    for _ in range(TRIES):
+        active = [room for own in unread if (room := chat.hub.room(own.room_id)) is not None]
+        changed = [room.changed_seq for room in active]
+        found = await chat.direct.newest_of_others(session.user_id, stretches, limit=MAX_UNREAD)
+        kept = _that_fit(found, chat.options.websocket.outbox_bytes // 2)
+        await session.line.wait_for_space()
+        if changed == [room.changed_seq for room in active]:
+            break
+        # What was told of them meanwhile is not to be taken back.
+    else:
+        return
+    if kept:
+        session.send(UnreadDms(messages=kept[::-1], total=sum(own.unread for own in unread)))
+
+
+def _that_fit(messages: Sequence[Message], max_bytes: int) -> list[Raw]:
+    """The last messages, encoded, newest first: as many as fit, at least one."""
     kept: list[Raw] = []
     size = 0
-    for message in reversed(found):
+    for message in reversed(messages):
         encoded = encode_json(message)
         size += len(encoded)
-        if kept and size > chat.options.websocket.outbox_bytes // 2:
+        if kept and size > max_bytes:
             break
         kept.append(Raw(encoded))
-    if kept:
-        await session.line.wait_for_space()
-        session.send(UnreadDms(messages=kept[::-1], total=sum(own.unread for own in unread)))
+    return kept
