@@ -615,7 +615,7 @@ async def play(steps: list[Step]) -> Counter[str]:
 UNSHRUNK: Final = settings(phases=(Phase.explicit, Phase.reuse, Phase.generate))
 
 
-@settings(programs(12), phases=UNSHRUNK.phases)
+@settings(programs(6), phases=UNSHRUNK.phases)
 @given(steps_of(step, most=60))
 def test_nobody_is_told_what_is_not_for_them(steps: list[Step]) -> None:
     count_steps("isolation", len(steps))
@@ -626,7 +626,7 @@ def test_nobody_is_told_what_is_not_for_them(steps: list[Step]) -> None:
 def test_nobody_is_told_what_is_not_for_them_between_back_ends(back_ends: str) -> None:
     assert back_ends == "distributed"
 
-    @settings(programs(3), phases=UNSHRUNK.phases)
+    @settings(programs(2), phases=UNSHRUNK.phases)
     @given(steps_of(step, most=60))
     def check(steps: list[Step]) -> None:
         count_steps("isolation", len(steps))
