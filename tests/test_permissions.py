@@ -43,6 +43,16 @@ def test_role_may_what_the_table_says_and_nothing_else(role: str, action: Action
         assert role in caught.value.detail
 
 
+@pytest.mark.parametrize("action", [action for action in ACTIONS if action != "read"])
+def test_who_may_not_is_sent_to_somebody_who_may(action: Action) -> None:
+    lacking = ROLES[ROLES.index(FIRST_ALLOWED[action]) - 1]
+    with pytest.raises(Refusal) as caught:
+        check_may(lacking, action)
+    asked = caught.value.detail.removesuffix(".").split()[-1]
+    check_may(asked, action)
+    assert asked != lacking
+
+
 @pytest.mark.parametrize("action", ACTIONS)
 def test_stranger_may_nothing(action: Action) -> None:
     with pytest.raises(Refusal) as caught:

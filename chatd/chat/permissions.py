@@ -49,7 +49,8 @@ def check_may(role: str | None, action: Action) -> None:
         raise Refusal("not_a_member", "You are not a member of this room; send join_room first.")
     if action not in MAY[role]:
         words = _WORDS.get(action, action)
-        raise Refusal("forbidden", f"Your role in this room is {role}, which may not {words}; ask a moderator.")
+        asked = "a moderator" if action in MAY["moderator"] else "an owner"
+        raise Refusal("forbidden", f"Your role in this room is {role}, which may not {words}; ask {asked}.")
 
 
 def check_may_act_on(role: str | None, action: Action, other_role: str | None) -> None:
