@@ -66,7 +66,7 @@ def test_expired_token_of_the_previous_secret_has_expired() -> None:
 
 def test_token_signed_with_no_algorithm_is_refused() -> None:
     claims = {"sub": "user", "sid": "session", "iat": NOW_MS // 1000, "exp": NOW_MS // 1000 + 900}
-    assert refusal(jwt.encode(claims, None, algorithm="none")) == "unauthenticated"
+    assert refusal(jwt.encode(claims, "", algorithm="none")) == "unauthenticated"
 
 
 def test_token_signed_with_another_algorithm_is_refused() -> None:

@@ -67,7 +67,7 @@ def crafted(algorithm: str = "HS256", **changes: object) -> str:
     now_s = wall_clock_ms() // 1000
     claims = {"sub": "somebody", "sid": "some-session", "iat": now_s, "exp": now_s + 60, **changes}
     kept = {name: value for name, value in claims.items() if value is not None}
-    return jwt.encode(kept, None if algorithm == "none" else SECRET, algorithm=algorithm)
+    return jwt.encode(kept, "" if algorithm == "none" else SECRET, algorithm=algorithm)
 
 
 async def test_token_that_is_not_good_ends_the_connection(daemon: Daemon) -> None:
