@@ -126,7 +126,10 @@ def _what_of_connections(config: Config) -> str:
     """What running daemons make of it: they hear it by way of a shared bus, and not of one within a process."""
     if config.bus.url:
         return "live connections are closed."
-    return f"live connections and tokens already given end within {config.auth.access_minutes} minutes."
+    return (
+        "tokens already given are refused at once, and connections that are open end within "
+        f"{config.auth.access_minutes} minutes."
+    )
 
 
 async def issue_token(config: Config, username: str) -> str:
@@ -169,7 +172,7 @@ async def delete_room(config: Config, name: str) -> str:
     async with open_chat(config) as chat:
         room = await _room(chat, name)
         await room_changes.delete_room(chat, None, room.id)
-        return f"{room.name} is deleted; " + _what_of_listeners(config)
+        return f"{room.name} is deleted; " + _what_of_listeners(config, "what is sent there")
 
 
 async def list_members(config: Config, name: str) -> str:
@@ -193,7 +196,7 @@ async def remove_member(
     async with open_chat(config) as chat:
         room, account = await _room(chat, name), await _account(chat, username)
         await moderation.remove_member(chat, None, room.id, account.id, reason=reason, note=note)
-        return f"{account.username} is {reason} from {room.name}; " + _what_of_listeners(config)
+        return f"{account.username} is {reason} from {room.name}; " + _what_of_listeners(config, "what they send there")
 
 
 async def unban(config: Config, name: str, username: str) -> str:
@@ -212,8 +215,8 @@ async def _room(chat: Chat, name: str) -> FoundRoom:
     raise Refusal("not_found", f"There is no room {name}; `chatd room list` shows all.")
 
 
-def _what_of_listeners(config: Config) -> str:
+def _what_of_listeners(config: Config, refused: str) -> str:
     """What running daemons make of it: without a shared bus one finds the room's last event when it next looks."""
     if config.bus.url:
         return "live connections hear nothing more of it."
-    return "a running daemon refuses what they send, and within 5 seconds live connections hear nothing more of it."
+    return f"a running daemon refuses {refused}, and within 5 seconds live connections hear nothing more of it."
