@@ -68,7 +68,7 @@ DOORS: Final = {
     "bcrypt": {"identity/passwords.py"},
     "sqlite3": {"store/sqlite.py", "store/copies.py"},
     "triopg": {"store/postgres.py"},
-    "asyncpg": {"store/postgres.py"},
+    "asyncpg": {"store/postgres.py", "store/postgres_errors.py"},
     "trio_asyncio": {"asyncio_loop.py"},
     "redis": {"bus/link.py"},
     "structlog": {"telemetry.py"},

@@ -317,6 +317,25 @@ async def test_what_asyncpg_says_when_a_connection_is_lost_as_it_is_taken_back_i
         await check_whole(server, name, database)
 
 
+async def test_what_asyncpg_says_when_a_connection_is_lost_between_two_steps_of_a_query_is_no_defect(
+    server: Postgres, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has prepared the statement and is about to run it; in the torture that ended a node."""
+    get_statement = asyncpg.Connection._get_statement
+
+    async def get_and_lose(connection: Any, *args: Any, **options: Any) -> Any:
+        statement = await get_statement(connection, *args, **options)
+        connection.terminate()
+        return statement
+
+    async with open_database(server.url(name)) as database:
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncpg.Connection, "_get_statement", get_and_lose)
+            with pytest.raises(Unavailable):
+                await database.rows(ALL, {})
+        await check_whole(server, name, database)
+
+
 async def test_a_transaction_whose_node_stands_still_is_ended_by_the_server(server: Postgres, name: str) -> None:
     async with open_database(server.url(name)) as database:
         await database.transaction(adding("a"))

@@ -14,25 +14,24 @@ Source: https://www.postgresql.org/docs/15/runtime-config-client.html, https://w
 
 from __future__ import annotations
 
-import errno
 import random
 import re
 from contextlib import asynccontextmanager, suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import asyncpg
 import trio
 import triopg
 
 from chatd import telemetry
-from chatd.errors import Refusal, Unavailable
-from chatd.store.database import Conflict, Dialect, Params, Row, Work
+from chatd.errors import Unavailable
+from chatd.store.postgres_errors import OUT, UNDONE, is_scarcity, reason_of, translate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
-    from chatd.store.database import Database
+    from chatd.store.database import Database, Dialect, Params, Row, Work
     from chatd.store.queries import Queries, Query
 
 T = TypeVar("T")
@@ -56,32 +55,6 @@ SCRIPT_TIMEOUT_S: Final = 3600.0
 LIFT_BOUNDS: Final = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0"
 
 _PARAMETER = re.compile(r"(?<![:\w]):(?P<name>[a-z_]\w*)")
-
-#: The transaction was undone so that another one could go on, or the schema changed under a prepared statement.
-_UNDONE: Final = (
-    asyncpg.DeadlockDetectedError,
-    asyncpg.SerializationError,
-    asyncpg.InvalidCachedStatementError,
-    asyncpg.exceptions.OutdatedSchemaCacheError,
-)
-#: Text with U+0000, plain and within JSON, which PostgreSQL neither holds nor looks for.
-_NUL: Final = (asyncpg.CharacterNotInRepertoireError, asyncpg.UntranslatableCharacterError)
-#: The server cannot do it now, or not for us: gone, stopping, full, read-only, too slow, closed to this user.
-_OUT: Final = (
-    OSError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.PostgresSystemError,
-    asyncpg.InternalServerError,
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.IdleInTransactionSessionTimeoutError,
-    asyncpg.LockNotAvailableError,
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.InvalidCatalogNameError,
-    asyncpg.InsufficientPrivilegeError,
-    asyncpg.exceptions.TargetServerAttributeNotMatched,
-)
 
 
 class PostgresDatabase:
@@ -128,7 +101,7 @@ class PostgresDatabase:
     async def _write(self, connection: Any, query: Query, params: Params) -> Row | None:
         """One statement is a transaction of itself, and no lock of it waits for this node."""
         for _ in range(TRIES - 1):
-            with suppress(*_UNDONE):
+            with suppress(*UNDONE):
                 return await self._statements(connection).row(query, params)
         return await self._statements(connection).row(query, params)
 
@@ -138,7 +111,7 @@ class PostgresDatabase:
     async def _transact(self, connection: Any, work: Work[T], kind: Mapping[str, object]) -> T:
         """Run work in one transaction, again if it was undone for the sake of another one."""
         for _ in range(TRIES - 1):
-            with suppress(*_UNDONE):
+            with suppress(*UNDONE):
                 async with connection.transaction(**kind):
                     return await work(self._statements(connection))
         async with connection.transaction(**kind):
@@ -169,9 +142,9 @@ class PostgresDatabase:
         except Exception as error:
             if self._pool is not pool:
                 raise self._outage() from error
-            if connection is None and not _is_scarcity(error):
-                self._go_out(_reason(error))
-            _translate(error, is_cut=connection is None or connection.is_closed())
+            if connection is None and not is_scarcity(error):
+                self._go_out(reason_of(error))
+            translate(error, is_cut=connection is None or connection.is_closed())
 
     @asynccontextmanager
     async def _hold(self, pool: Any) -> AsyncIterator[Any]:
@@ -246,8 +219,8 @@ class PostgresDatabase:
                     "The database's URL is not understood: write postgresql://user:password@host/database, with %XX "
                     "for signs that have a meaning in URLs."
                 ) from error
-            except _OUT as error:
-                raise Unavailable(f"The database cannot be used: {_reason(error)}.") from error
+            except OUT as error:
+                raise Unavailable(f"The database cannot be used: {reason_of(error)}.") from error
 
     async def _watch(self) -> None:
         """Cut each connection whose time is up: a server in order has answered by then, or given up itself."""
@@ -343,34 +316,6 @@ async def _let_go(holding: Any) -> None:
 
 async def _leave_as_it_is(_connection: Any) -> None:
     """Spare a connection that comes back to the pool a statement: it is out of its transaction, or was cut."""
-
-
-def _translate(error: Exception, *, is_cut: bool) -> NoReturn:
-    if isinstance(error, asyncpg.IntegrityConstraintViolationError):
-        raise Conflict(str(error)) from error
-    if isinstance(error, _NUL):
-        raise Refusal("bad_message", "A text has a NUL character in it; leave it out.") from error
-    if isinstance(error, _UNDONE):
-        raise Unavailable("The database had too much to do at once; try again in a moment.") from error
-    # asyncpg takes it for a defect of its own if a connection is lost in the moment in which it is given back.
-    lost = asyncpg.InterfaceError | asyncpg.InternalClientError
-    if isinstance(error, _OUT) or (is_cut and isinstance(error, lost)):
-        raise Unavailable(f"The database is out ({_reason(error)}); try again in a moment.") from error
-    raise error
-
-
-def _is_scarcity(error: Exception) -> bool:
-    """There is no further connection, there or here; those that there are do as well as before."""
-    is_local = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-    return is_local or isinstance(error, asyncpg.TooManyConnectionsError)
-
-
-def _reason(error: Exception) -> str:
-    """What an error says, in a few words of one line."""
-    if isinstance(error, TimeoutError):
-        return "it does not answer"
-    said = error.strerror if isinstance(error, OSError) else str(error)
-    return (said or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 @asynccontextmanager
