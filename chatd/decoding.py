@@ -6,16 +6,18 @@ The sentences are for somebody at a keyboard with wscat: they say what was wrong
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
+from msgspec import inspect
 
 from chatd.errors import Refusal, bad_fields
-from chatd.protocol import CLIENT_TYPES, MAX_ID_BYTES, ClientMessage
+from chatd.protocol import CLIENT_TYPES, MAX_ID_BYTES, ClientMessage, wire_name
 from chatd.records import encode_json
 
 _decoder: Final[msgspec.json.Decoder[ClientMessage]] = msgspec.json.Decoder(ClientMessage)
 _loose_decoder: Final = msgspec.json.Decoder(dict[str, Any])
+_SHAPES: Final = {wire_name(cls.__name__): cls for cls in get_args(ClientMessage)}
 #: A NUL character in JSON text; behind an odd number of backslashes it is these six characters as such.
 _NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
@@ -65,7 +67,7 @@ _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<field>.*)`", re
 def _explained(error: Exception, text: str) -> BadMessage:
     """msgspec's error as a sentence for somebody at a keyboard, with the `id` of the request where it has one."""
     request_id: str | None = None
-    kind = "this message"
+    kind, shape = "this message", None
     if isinstance(error, msgspec.ValidationError):
         if not text.lstrip().startswith("{"):
             return BadMessage('A message is one JSON object, such as {"type":"ping"}.', request_id=None)
@@ -77,20 +79,23 @@ def _explained(error: Exception, text: str) -> BadMessage:
         if isinstance(loose.get("id"), str) and len(loose["id"].encode()) <= MAX_ID_BYTES:
             request_id = loose["id"]
         if loose.get("type") in CLIENT_TYPES:
-            kind = f"`{loose['type']}`"
-    return BadMessage(_sentence(error, kind), request_id=request_id)
+            kind, shape = f"`{loose['type']}`", _SHAPES[loose["type"]]
+    return BadMessage(_sentence(error, kind, shape=shape), request_id=request_id)
 
 
-def _sentence(error: Exception, kind: str) -> str:
+def _sentence(error: Exception, kind: str, *, shape: type | None) -> str:
     if isinstance(error, RecursionError):
         return "This message is nested too deeply; keep `metadata` flat."
     if not isinstance(error, msgspec.ValidationError):
         return f'This is not JSON ({error}). A message is one JSON object, such as {{"type":"ping"}}.'
-    return validation_sentence(error, kind)
+    return validation_sentence(error, kind, shape=shape)
 
 
-def validation_sentence(error: msgspec.ValidationError, kind: str) -> str:
-    """The field and the fault of JSON that is not what it should be (`kind`: a message, a form), for both doors."""
+def validation_sentence(error: msgspec.ValidationError, kind: str, *, shape: type | None) -> str:
+    """The field and the fault of JSON that is not what it should be (`kind`: a message, a form), for both doors.
+
+    `shape` is the class that it should be, where that is known; it knows what a field may be.
+    """
     fault = str(error)
     if found := _UNKNOWN_TYPE.fullmatch(fault):
         return f"There is no message type `{found['value'][:64]}`. The types are: {', '.join(CLIENT_TYPES)}."
@@ -98,10 +103,22 @@ def validation_sentence(error: msgspec.ValidationError, kind: str) -> str:
     if found := _AT.fullmatch(fault):
         fault, field = found["fault"], found["field"]
         if not _MISSING.fullmatch(fault) and not _UNKNOWN_FIELD.fullmatch(fault):
-            return f"The field `{field[:64]}`{where} is wrong: {fault[0].lower()}{fault[1:].replace('`', '')}."
+            words = f"; it is one of {', '.join(allowed)}" if (allowed := _allowed(shape, field)) else ""
+            return f"The field `{field[:64]}`{where} is wrong: {fault[0].lower()}{fault[1:].replace('`', '')}{words}."
         where = f" in `{field[:64]}`{where}"
     if found := _MISSING.fullmatch(fault):
         return f"The field `{found['field'][:64]}`{where} is missing."
     if found := _UNKNOWN_FIELD.fullmatch(fault):
         return f"There is no field `{found['field'][:64]}`{where}; leave it out."
     return f"{fault.replace('`', '')}."
+
+
+def _allowed(shape: type | None, name: str) -> list[str]:
+    """The words that a field may be, where it is one of a few."""
+    if shape is None:
+        return []
+    info = inspect.type_info(shape)
+    assert isinstance(info, inspect.StructType), "messages and forms are"
+    types = [field.type for field in info.fields if field.encode_name == name]
+    types = [inner for type_ in types for inner in (type_.types if isinstance(type_, inspect.UnionType) else [type_])]
+    return [str(value) for type_ in types if isinstance(type_, inspect.LiteralType) for value in type_.values]

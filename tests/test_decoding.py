@@ -57,7 +57,11 @@ FAULTS: dict[str, tuple[str, list[str]]] = {
     "too small": ('{"type":"get_history","roomId":"r","afterSeq":-1}', ["`afterSeq`", ">= 0"]),
     "fraction": ('{"type":"get_history","roomId":"r","afterSeq":1.5}', ["`afterSeq`", "int"]),
     "huge number": ('{"type":"get_history","roomId":"r","afterSeq":1e400}', ["`afterSeq`"]),
-    "not one of": ('{"type":"update_status","status":"asleep"}', ["`status`", "asleep"]),
+    "not one of": ('{"type":"update_status","status":"asleep"}', ["`status`", "asleep", "one of away, busy, online"]),
+    "not one of, or absent": (
+        '{"type":"send_message","roomId":"r","content":"x","messageType":"video"}',
+        ["`messageType`", "video", "one of code, file, image, text"],
+    ),
     "inner field missing": ('{"type":"authenticate","token":"t","resume":{"epoch":"e"}}', ["`rooms`", "`resume`"]),
     "inner field extra": (
         '{"type":"authenticate","token":"t","resume":{"epoch":"e","rooms":{},"x":1}}',

@@ -161,7 +161,7 @@ def read_form(body: bytes, form: type[T]) -> T:
         filled_in = msgspec.json.decode(body, type=form)
         faults = nul_faults(body.decode())
     except msgspec.ValidationError as error:
-        raise Refusal("bad_message", validation_sentence(error, "the body")) from None
+        raise Refusal("bad_message", validation_sentence(error, "the body", shape=form)) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise Refusal("bad_message", f"The body is not JSON ({str(error)[:100]}).") from None
     if faults:
