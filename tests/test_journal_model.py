@@ -196,8 +196,8 @@ class Turns(InlineSqlite):
             has_obstacle |= any(head[6] != standing_seqs[room_id] for room_id, head in heads.items())
             if not has_obstacle:
                 rows = [
-                    (id_, room, heads[room][1] + place, heads[room][2] + place, sender, *rest, now)
-                    for id_, room, place, sender, *rest in entries
+                    (id_, room, heads[room][1] + place, heads[room][2] + place, sender, *rest, now, *of_file)
+                    for (id_, room, place, sender, *rest), of_file in ((entry[:-2], entry[-2:]) for entry in entries)
                 ]
                 await tx.run(QUERIES["journal.add_messages"], {"messages": json.dumps(rows)})
                 count = Counter(entry[1] for entry in entries)
