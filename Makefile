@@ -22,7 +22,7 @@ serve: $(READY) ## set up and run the daemon
 
 test: $(READY) ## set up and run all tests, with coverage; with ARGS a part of them, without
 	@tests/setup_system.sh
-	@$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--numprocesses=auto --maxprocesses=4 --dist=worksteal --cov --cov-report=term)
+	@$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--numprocesses=4 --dist=worksteal --cov --cov-report=term)
 
 boot: $(READY) ## as root: boot a real systemd with the units of deploy/ and try chatd in it, a minute
 	@tests/setup_system.sh
