@@ -34,8 +34,12 @@ if TYPE_CHECKING:
 
 log = telemetry.get_logger(__name__)
 
-#: Devices that wait to follow a join made elsewhere; past it the device is told to reconnect.
+#: Rooms that one device may wait to follow; past it the device is told to reconnect. A room that is made with many
+#: members is one more for each of theirs.
 MAX_FOLLOWING: Final = 1000
+#: All that may wait on this node, and of how many the store is asked at once.
+MAX_WAITING: Final = 100_000
+FOLLOW_AT_ONCE: Final = 1000
 #: Sessions that are looked at again by one read, and seconds between two such reads.
 LOOK_AT_ONCE: Final = 200
 LOOK_PAUSE_S: Final = 0.05
@@ -65,18 +69,20 @@ class Followers:
     """Devices of which the store is to be asked whether they hear a room: their user joined it on another one, say."""
 
     def __init__(self) -> None:
-        self._waiting, self._to_follow = trio.open_memory_channel[tuple["Session", str]](MAX_FOLLOWING)
+        self._waiting, self._to_follow = trio.open_memory_channel[tuple["Session", str]](MAX_WAITING)
 
     def queue(self, session: Session, room_id: str) -> None:
-        """Have the store asked, or end the session when too many wait."""
+        """Have the store asked, or end the session for which too much waits."""
         try:
+            if len(session.following) > MAX_FOLLOWING:
+                raise trio.WouldBlock
             self._waiting.send_nowait((session, room_id))
         except trio.WouldBlock:
             session.line.end(CloseCode.TRY_LATER, "your rooms change too fast: reconnect")
 
     async def let_follow(self, chat: Chat) -> None:
         """Let all that are queued hear their rooms; none waits for another that reads slowly."""
-        places = trio.Semaphore(MAX_FOLLOWING)
+        places = trio.Semaphore(FOLLOW_AT_ONCE)
 
         async def let_follow(session: Session, room_id: str) -> None:
             try:

@@ -95,6 +95,15 @@ async def test_device_that_is_told_of_too_many_joins_is_sent_away(autojump_clock
         assert {code for code, _ in device.closed} == {1013}
 
 
+async def test_a_room_that_many_are_brought_into_at_once_sends_no_device_away(autojump_clock: object) -> None:
+    async with open_node("room") as node:
+        devices = [await node.arrive(f"user{number}") for number in range(upkeep.FOLLOW_AT_ONCE + 100)]
+        for number, _ in enumerate(devices):
+            node.bus.hear(Notice("member_joined", f"user{number}", "room", 0))
+        await trio.sleep(1)
+        assert [device for device in devices if device.closed] == []
+
+
 async def test_defect_in_a_second_look_ends_that_connection_alone(
     autojump_clock: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
