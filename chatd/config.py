@@ -197,6 +197,7 @@ class LimitOptions(Struct, frozen=True, kw_only=True):
     messages_per_minute: Limit = 30
     rooms_per_hour: Limit = 5
     joins_per_hour: Limit = 20
+    conversations_per_hour: Limit = 60
     renames_per_hour: Limit = 5
     invitations_per_room: Limit = 1000
     requests_per_minute: Limit = 120

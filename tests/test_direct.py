@@ -65,7 +65,7 @@ async def test_two_users_have_one_room_whoever_makes_it(store: Store) -> None:
 
 async def test_unread_conversations_are_counted_but_not_those_that_one_ended_oneself(store: Store) -> None:
     direct = Conversations(store.database, store.queries)
-    ada, bob, cy = [await store.add_user(name) for name in ("ada", "bob", "cy")]
+    ada, bob, cy = [await store.add_user(name) for name in ("ada", "bob", "cleo")]
     with_bob, with_cy = new_id(), new_id()
     await direct.add(with_bob, ada.id, bob.id, now_ms=1000)
     await direct.add(with_cy, cy.id, ada.id, now_ms=1000)
@@ -220,6 +220,18 @@ async def test_direct_messages_and_others_share_one_budget(tmp_path: Path) -> No
             refused = await client.ask(type="send_dm", recipientId=bob.id, content="x")
             assert refused["code"] == "rate_limited"
             assert refused["retryAfterMs"] > 0
+
+
+@ON_BOTH_BACK_ENDS
+async def test_new_conversations_are_limited_and_those_that_there_are_go_on(tmp_path: Path) -> None:
+    async with open_daemon(tmp_path, limits=True, LIMITS_CONVERSATIONS_PER_HOUR="1") as daemon:
+        ada, bob, cy = [await daemon.register(name) for name in ("ada", "bob", "cleo")]
+        async with daemon.connect(ada) as client:
+            codes = []
+            for other in (bob, cy, bob):
+                told = await client.ask(type="send_dm", recipientId=other.id, content="hello")
+                codes.append(told.get("code"))
+        assert codes == [None, "rate_limited", None]
 
 
 @ON_BOTH_BACK_ENDS

@@ -104,6 +104,7 @@ class Rates(NamedTuple):
     requests: Rate
     rooms: Rate
     joins: Rate
+    conversations: Rate
     renames: Rate
     sign_ins: Rate
     api: Rate
@@ -116,6 +117,7 @@ def rates_of(limits: LimitOptions) -> Rates:
         requests=Rate(limits.requests_per_minute, 60.0),
         rooms=Rate(limits.rooms_per_hour, 3600.0),
         joins=Rate(limits.joins_per_hour, 3600.0),
+        conversations=Rate(limits.conversations_per_hour, 3600.0),
         renames=Rate(limits.renames_per_hour, 3600.0),
         sign_ins=Rate(limits.sign_ins_per_hour, 3600.0),
         api=Rate(limits.api_per_minute, 60.0),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from chatd.bus.port import Notice
 from chatd.chat.content import check_metadata
-from chatd.chat.context import tell_all
+from chatd.chat.context import take, tell_all
 from chatd.chat.messages import TRIES, Acknowledgement, Draft, Sender, hash_draft, prepare
 from chatd.errors import Refusal
 from chatd.ids import new_id
@@ -59,6 +59,9 @@ async def send_dm(chat: Chat, session: Session, message: SendDm) -> None:
                 "idempotency_mismatch",
                 "Another message was sent under this `clientMessageId` before; give every new message a new one.",
             )
+        count = chat.options.limits.conversations_per_hour
+        detail = f"You may write to {count} new people an hour; try again later."
+        await take(chat, "conversations:" + user_id, chat.rates.conversations, detail)
         pair = await _make_room(chat, draft.room_id, user_id, other_id)
         assert pair.room_id is not None
         if pair.room_id != post.room_id:
