@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import select
 import threading
+import time
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +27,7 @@ from tests.daemon import environment
 from tests.rawclient import RawClient, open_raw
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from chatd.chat.context import Chat
@@ -84,6 +85,15 @@ class StoppedDoor:
             if token is not None:
                 assert (await client.ask(type="authenticate", token=token))["type"] == "authenticated"
             yield client, connection
+
+
+async def wait_until(is_true: Callable[[], bool]) -> None:
+    """Wait for what the kernel brings, in real time; the clock stands still."""
+    for _ in range(10_000):
+        if is_true():
+            return
+        await trio.to_thread.run_sync(time.sleep, 0.001)
+    raise AssertionError("nothing came for 10 s of real time")
 
 
 def is_silent(client: RawClient) -> bool:

@@ -16,7 +16,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from chatd.connection import Connection
 from chatd.wire.frames import text_frame
 from tests.rawclient import CLOSE, PING, PONG, TEXT, Frame, RawClient, close, frame, message
-from tests.stopped import is_silent, open_door, real_time_limit
+from tests.stopped import is_silent, open_door, real_time_limit, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -175,12 +175,15 @@ async def test_any_bytes_are_a_sign_of_life(tmp_path: Path, mock_clock: MockCloc
 async def test_client_that_answers_pings_stays_for_ever(tmp_path: Path, mock_clock: MockClock) -> None:
     async with open_door(tmp_path, mock_clock) as door:
         *_, token = await door.sign_up()
-        async with door.connect(token) as (client, _):
+        async with door.connect(token) as (client, connection):
             for _ in range(20):
                 await door.jump(20.1)
                 assert await client.receive() == Frame(PING, b"")
                 await door.jump(0.05)
+                bytes_read = connection.bytes_read
                 await client.send(frame(PONG))
+                # A busy machine takes its time to carry it.
+                await wait_until(lambda: connection.bytes_read > bytes_read)  # noqa: B023 - called before the next turn
             assert is_silent(client)
 
 
@@ -194,9 +197,9 @@ async def test_connections_that_came_together_are_not_pinged_together(tmp_path: 
                 clients.append(client)
                 await leave.wait()
 
-        for _ in range(40):
+        for count in range(40):
             nursery.start_soon(stay)
-            await wait_all_tasks_blocked()
+            await wait_until(lambda: len(clients) > count)  # noqa: B023 - as above
         pinged = []
         for _ in range(21):
             pinged.append(sum(not is_silent(client) for client in clients))

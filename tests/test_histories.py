@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
 
+from chatd.store.entries import Post
 from chatd.store.messages import Stretch
+from chatd.store.queries import Query
 from tests.histories import History, ListedHistory
 from tests.stores import KINDS, Store, join, leave, open_store, post
 
@@ -15,7 +18,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chatd.bus.port import Event
+    from chatd.store.database import Params
     from chatd.store.entries import Entry
+
+ADD_GUEST = Query(
+    "test.add_guest",
+    "INSERT INTO room_members (room_id, user_id, role, joined_at, joined_seq) "
+    "VALUES (:room_id, :user_id, 'member', 0, 0) ON CONFLICT DO NOTHING",
+)
+REMOVE_GUEST = Query("test.remove_guest", "DELETE FROM room_members WHERE room_id = :room_id AND user_id = :user_id")
 
 
 class StoredHistory:
@@ -38,9 +49,19 @@ class StoredHistory:
                 entry = leave(user, room_id)
             case _:
                 entry = post(user, room_id)
-        async with self._store.open_journal() as written:
+        as_member = self._as_member(user.id, room_id) if isinstance(entry, Post) else nullcontext()
+        async with as_member, self._store.open_journal() as written:
             await written.journal.write(entry)
         return written.published[0]
+
+    @asynccontextmanager
+    async def _as_member(self, user_id: str, room_id: str) -> AsyncIterator[None]:
+        """Somebody who is no member may send meanwhile, without an event that says so."""
+        params: Params = {"room_id": room_id, "user_id": user_id}
+        added = await self._store.database.transaction(lambda tx: tx.run(ADD_GUEST, params))
+        yield
+        if added:
+            await self._store.database.transaction(lambda tx: tx.run(REMOVE_GUEST, params))
 
     async def events_after(self, room_id: str, seq: int, limit: int) -> list[Event]:
         return await self._store.messages.events_after(room_id, seq, limit)

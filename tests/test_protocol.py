@@ -51,7 +51,7 @@ SERVER = {
     "message_unpinned": "roomId seq messageId userId",
     "user_joined": "roomId seq userId username online",
     "user_left": "roomId seq userId username online reason",
-    "room_updated": "roomId seq name? topic? settings?",
+    "room_updated": "roomId seq name? topic? settings? deletedAt?",
     "member_updated": "roomId seq userId role? mutedUntil?",
     "room_history": "id? roomId messages seq hasMore typing readCursors",
     "caught_up": "id? roomId seq",
