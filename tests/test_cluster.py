@@ -140,6 +140,9 @@ async def test_who_is_removed_from_a_room_hears_nothing_more_of_it_on_any_node(t
         owner, user = await one.register("owner"), await one.register("ada")
         room_id = await one.create_room(owner, members=[user.id])
         async with one.connect(owner) as speaker, one.connect(user) as first, other.connect(user) as second:
+            for client in (first, second):
+                # They were told of being brought in, a little behind it.
+                await hear(client, "notification")
             # What a moderator will do; the third node has none of these connections.
             kicked = MembershipChange(room_id, user.id, "ada", online=True, settle=ignore, reason="kicked")
             await third.journal.write(kicked)

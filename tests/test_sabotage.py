@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: What is wrong, what happens meanwhile so that it shows (often enough for chance), and what is said of it.
 SHOWN = {
-    "early-ack": (["node-kill"] * 3, "promise 1: .* was acknowledged as seq .* and is lost"),
+    "early-ack": (["node-kill"] * 5, "promise 1: .* was acknowledged as seq .* and is lost"),
     "skipped-event": (["client-slow"], "promise 4: .* heard seq .* was next: a hole"),
     "live-first": (["client-cut"], "promise 5: .* heard seq .* again"),
     "repeated-event": (["client-cut"], "promise 5: .* heard seq .* again"),
