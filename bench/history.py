@@ -1,6 +1,6 @@
-"""How long a page of history takes in a room of a million messages, beside one of ten thousand, in one run.
+"""How long a page of history and a search take in a room of a million messages, beside one of ten thousand, in one run.
 
-    python -m bench.history                                 # SQLite, then PostgreSQL if it is there: about a minute
+    python -m bench.history                                 # SQLite, then PostgreSQL if it is there: some minutes
     python -m bench.history --messages 100000 --rounds 50
 
 Pages are read by chatd's own store, without a daemon, so that nothing of constant cost is in the figures. The rooms
@@ -28,11 +28,15 @@ from rich.table import Table
 from bench import machine, postgres
 from bench.seed import uuid7
 from chatd.asyncio_loop import open_asyncio_loop
+from chatd.metrics import Metrics
 from chatd.store.messages import NO_SEQ, Messages
 from chatd.store.migrations import migrate, read_migrations
 from chatd.store.postgres import open_postgres
 from chatd.store.queries import Queries, Query
+from chatd.store.search import Search
+from chatd.store.search_index import open_search_index
 from chatd.store.sqlite import open_sqlite
+from chatd.store.words import phrases_of
 
 if TYPE_CHECKING:
     from chatd.store.database import Database, Transaction
@@ -55,6 +59,8 @@ NUMBERS = {
     "sqlite": "WITH RECURSIVE n (n) AS (SELECT :first UNION ALL SELECT n + 1 FROM n WHERE n < :last)",
     "postgres": "WITH n (n) AS (SELECT generate_series(CAST(:first AS bigint), CAST(:last AS bigint)))",
 }
+MEMBER = """INSERT INTO room_members (room_id, user_id, role, joined_at, joined_seq)
+            VALUES (:room_id, 'user0', 'member', 1, 0)"""
 FILL = """INSERT INTO messages (id, room_id, seq, count_in_room, sender_id, message_type, content, reply_to, created_at,
                       pinned_at, reactions)
 {numbers}
@@ -73,37 +79,57 @@ class Room(NamedTuple):
     messages: int
 
 
-Read = Callable[[Messages, Room, random.Random], Awaitable[Sequence[object]]]
+class Reader(NamedTuple):
+    """What of the store is measured."""
+
+    messages: Messages
+    search: Search
 
 
-async def _newest(messages: Messages, room: Room, _: random.Random) -> Sequence[object]:
-    return await messages.before(room.id, NO_SEQ, limit=PAGE)
+Read = Callable[[Reader, Room, random.Random], Awaitable[Sequence[object]]]
 
 
-async def _middle(messages: Messages, room: Room, rand: random.Random) -> Sequence[object]:
+async def _newest(reader: Reader, room: Room, _: random.Random) -> Sequence[object]:
+    return await reader.messages.before(room.id, NO_SEQ, limit=PAGE)
+
+
+async def _middle(reader: Reader, room: Room, rand: random.Random) -> Sequence[object]:
     middle = room.messages // 2 + rand.randrange(room.messages // 10)
-    return await messages.before(room.id, middle, limit=PAGE)
+    return await reader.messages.before(room.id, middle, limit=PAGE)
 
 
-async def _backwards(messages: Messages, room: Room, rand: random.Random) -> Sequence[object]:
-    return await messages.before(room.id, rand.randrange(PAGE, room.messages), limit=PAGE)
+async def _backwards(reader: Reader, room: Room, rand: random.Random) -> Sequence[object]:
+    return await reader.messages.before(room.id, rand.randrange(PAGE, room.messages), limit=PAGE)
 
 
-async def _forwards(messages: Messages, room: Room, rand: random.Random) -> Sequence[object]:
-    return await messages.after(room.id, rand.randrange(room.messages - PAGE), limit=PAGE)
+async def _forwards(reader: Reader, room: Room, rand: random.Random) -> Sequence[object]:
+    return await reader.messages.after(room.id, rand.randrange(room.messages - PAGE), limit=PAGE)
 
 
-async def _thread(messages: Messages, room: Room, rand: random.Random) -> Sequence[object]:
+async def _thread(reader: Reader, room: Room, rand: random.Random) -> Sequence[object]:
     root = 1000 * rand.randrange(1, room.messages // 1000)
-    return await messages.replies_after(room.id, f"{room.id}-{root}", 0, limit=PAGE)
+    return await reader.messages.replies_after(room.id, f"{room.id}-{root}", 0, limit=PAGE)
 
 
-async def _pins(messages: Messages, room: Room, _: random.Random) -> Sequence[object]:
-    return await messages.pinned(room.id, limit=PAGE)
+async def _pins(reader: Reader, room: Room, _: random.Random) -> Sequence[object]:
+    return await reader.messages.pinned(room.id, limit=PAGE)
 
 
-async def _replay(messages: Messages, room: Room, rand: random.Random) -> Sequence[object]:
-    return await messages.events_after(room.id, rand.randrange(room.messages - PAGE), PAGE)
+async def _replay(reader: Reader, room: Room, rand: random.Random) -> Sequence[object]:
+    return await reader.messages.events_after(room.id, rand.randrange(room.messages - PAGE), PAGE)
+
+
+async def _rare_word(reader: Reader, room: Room, rand: random.Random) -> Sequence[object]:
+    return await _find(reader, room, str(rand.randrange(1, room.messages)))
+
+
+async def _frequent_word(reader: Reader, room: Room, _: random.Random) -> Sequence[object]:
+    return await _find(reader, room, "conversation")
+
+
+async def _find(reader: Reader, room: Room, query: str) -> Sequence[object]:
+    phrases = phrases_of(query)
+    return await reader.search.find("user0", phrases, room_id=room.id, sender_id="", limit=PAGE, timeout_s=60)
 
 
 READS: dict[str, Read] = {
@@ -114,6 +140,8 @@ READS: dict[str, Read] = {
     "a thread": _thread,
     "pins": _pins,
     "missed events": _replay,
+    "a search for a rare word": _rare_word,
+    "a search for a frequent word": _frequent_word,
 }
 
 
@@ -137,6 +165,7 @@ async def fill(database: Database, room: Room, report: Callable[[int], None]) ->
     text = FILL.format(numbers=NUMBERS[database.dialect], **params)
     add: dict[str, str | int] = {"id": room.id, "messages": room.messages}
     await database.transaction(lambda tx: tx.run(Query("bench.room", ROOM), add))
+    await database.transaction(lambda tx: tx.run(Query("bench.member", MEMBER), {"room_id": room.id}))
     for first in range(1, room.messages + 1, CHUNK):
         last = min(first + CHUNK - 1, room.messages)
         stretch: dict[str, str | int] = {"room_id": room.id, "first": first, "last": last}
@@ -148,7 +177,15 @@ async def _run(tx: Transaction, *, query: Query, params: dict[str, str | int]) -
     return await tx.run(query, params)
 
 
-async def measure(messages: Messages, small: Room, large: Room, *, rounds: int) -> list[Row]:
+async def index(database: Database, queries: Queries, report: Callable[[str], None]) -> None:
+    """Have every message read into the search index."""
+    async with open_search_index(database, queries, metrics=Metrics(), per_second=10**9):
+        while rows := await database.rows(queries["search.behind"], {"after": "", "limit": 1}):
+            report(f"{database.dialect}: {len(rows)} rooms to be indexed")
+            await trio.sleep(0.5)
+
+
+async def measure(reader: Reader, small: Room, large: Room, *, rounds: int) -> list[Row]:
     """Read every kind of page of both rooms in turn."""
     rows = []
     rand = random.Random(1)
@@ -157,7 +194,7 @@ async def measure(messages: Messages, small: Room, large: Room, *, rounds: int) 
         for number in range(rounds + rounds // 10 + 1):
             for room in (small, large) if number % 2 else (large, small):
                 began = time.perf_counter()
-                found = await read(messages, room, rand)
+                found = await read(reader, room, rand)
                 seconds = time.perf_counter() - began
                 assert found, f"{name}: nothing was found"
                 # The first ones find nothing in memory.
@@ -172,7 +209,7 @@ async def measure(messages: Messages, small: Room, large: Room, *, rounds: int) 
 @asynccontextmanager
 async def open_filled(
     database: Database, small: int, large: int, console: Console
-) -> AsyncIterator[tuple[Messages, Room, Room]]:
+) -> AsyncIterator[tuple[Reader, Room, Room]]:
     """A migrated database with two rooms."""
     queries = Queries(database.dialect)
     await migrate(database, queries, read_migrations(database.dialect))
@@ -183,9 +220,11 @@ async def open_filled(
     for room in rooms:
         with console.status(f"{database.dialect}: filling a room with {room.messages} messages") as status:
             await fill(database, room, lambda last: status.update(f"{database.dialect}: {last} messages"))
+    with console.status(f"{database.dialect}: indexing") as status:
+        await index(database, queries, status.update)
     await database.transaction(lambda tx: tx.script("ANALYZE"))
     console.print(f"{database.dialect}: filled in {time.perf_counter() - began:.1f} s")
-    yield Messages(database, queries), rooms[0], rooms[1]
+    yield Reader(Messages(database, queries), Search(database, queries)), rooms[0], rooms[1]
 
 
 async def run(kind: str, url: str, options: argparse.Namespace, console: Console) -> list[Row]:
@@ -193,15 +232,15 @@ async def run(kind: str, url: str, options: argparse.Namespace, console: Console
     if kind == "sqlite":
         async with (
             open_sqlite(Path(url) / "chatd.db", readers=2) as database,
-            open_filled(database, options.small, options.messages, console) as (messages, small, large),
+            open_filled(database, options.small, options.messages, console) as (reader, small, large),
         ):
-            return await measure(messages, small, large, rounds=options.rounds)
+            return await measure(reader, small, large, rounds=options.rounds)
     async with (
         open_asyncio_loop(),
         open_postgres(url, pool_min=1, pool_max=3, timeout_s=600) as opened,
-        open_filled(opened, options.small, options.messages, console) as (messages, small, large),
+        open_filled(opened, options.small, options.messages, console) as (reader, small, large),
     ):
-        return await measure(messages, small, large, rounds=options.rounds)
+        return await measure(reader, small, large, rounds=options.rounds)
 
 
 def print_rows(kind: str, rows: Sequence[Row], options: argparse.Namespace, console: Console) -> None:
