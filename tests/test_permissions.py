@@ -97,7 +97,9 @@ def test_only_owners_give_a_role_as_high_as_their_own(role: str, given: str) -> 
 # At the doors
 
 
+# On both kinds of back end roles are tried by tests/test_contract.py.
 @pytest.mark.usefixtures("back_ends")
+@pytest.mark.parametrize("back_ends", ["embedded"], indirect=True)
 @pytest.mark.parametrize("kind", ["public", "private"])
 @pytest.mark.parametrize("role", [*ROLES, STRANGER])
 async def test_both_doors_keep_to_the_table(tmp_path: Path, role: str, kind: str) -> None:

@@ -384,7 +384,7 @@ async def listen(client: Client, heard: list[dict[str, Any]]) -> None:
 
 
 async def until(is_so: Callable[[], Any]) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(180):
         while not is_so():  # noqa: ASYNC110 - what is looked at wakes nobody here
             await trio.sleep(0.05)
 

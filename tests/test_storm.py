@@ -13,7 +13,7 @@ from chatd.server import GATHER_S
 from tests.counting import CountedDatabase, count_queries
 from tests.daemon import ON_BOTH_BACK_ENDS, ON_EMBEDDED, open_daemon
 from tests.rawclient import message, open_raw
-from tests.stopped import open_door
+from tests.stopped import open_door, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from chatd.store.database import Params, Row
     from chatd.store.queries import Query
     from tests.daemon import Daemon, SignedIn
+    from chatd.connection import Connection
     from tests.rawclient import RawClient
 
 pytestmark = ON_BOTH_BACK_ENDS
@@ -96,20 +97,23 @@ async def test_those_who_authenticate_one_soon_after_the_other_share_one_read(
     async with AsyncExitStack() as stack:
         door = await stack.enter_async_context(open_door(tmp_path, mock_clock))
         _, _, token = await door.sign_up()
-        clients = [(await stack.enter_async_context(door.connect()))[0] for _ in range(10)]
+        pairs = [await stack.enter_async_context(door.connect()) for _ in range(10)]
+        clients = [client for client, _ in pairs]
         asked.clear()
         monkeypatch.setattr(CountedDatabase, "rows", answer_late)
 
-        async def authenticate(client: RawClient) -> None:
+        async def authenticate(client: RawClient, connection: Connection) -> None:
+            bytes_read = connection.bytes_read
             await client.send(message(type="authenticate", token=token))
+            await wait_until(lambda: connection.bytes_read > bytes_read)
             await wait_all_tasks_blocked()
 
-        await authenticate(clients[0])
-        await authenticate(clients[1])
+        await authenticate(*pairs[0])
+        await authenticate(*pairs[1])
         may_answer.set()
         assert (await clients[0].receive_json())["type"] == "authenticated"
-        for client in clients[2:]:
-            await authenticate(client)
+        for pair in pairs[2:]:
+            await authenticate(*pair)
         assert asked["accounts.standings"] == asked["rooms.of_users"] == 1
         await door.jump(GATHER_S)
         for client in clients[1:]:
