@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     import pytest
 
+    from chatd.connection import Connection
     from chatd.store.database import Params, Row
     from chatd.store.queries import Query
     from tests.daemon import Daemon, SignedIn
-    from chatd.connection import Connection
     from tests.rawclient import RawClient
 
 pytestmark = ON_BOTH_BACK_ENDS
