@@ -158,6 +158,17 @@ async def delete(scene: Scene, subject: Subject) -> None:
     scene.add_event(event, message_id=subject.id)
 
 
+async def test_the_time_of_an_edit_never_goes_back_whichever_node_s_clock_is_ahead(store: Store) -> None:
+    room_id, _ = await fill(store, "public")
+    times = []
+    for now_ms in (2_000_000_000_000, 1_900_000_000_000, 2_000_000_000_001):
+        async with store.open_journal(clock=lambda now_ms=now_ms: now_ms) as written:  # type: ignore[misc]  # bound now
+            await change(store, written, room_id, edit)
+        rows = await store.database.rows(Query("test.times", "SELECT MAX(edited_at) FROM messages"), {})
+        times.append(rows[0][0])
+    assert times == [2_000_000_000_000, 2_000_000_000_000, 2_000_000_000_001]
+
+
 @pytest.mark.parametrize("kind", ["public", "direct"])
 async def test_a_replayed_message_is_as_it_is_now_without_what_its_own_events_bring(store: Store, kind: str) -> None:
     room_id, published = await fill(store, kind)

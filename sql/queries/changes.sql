@@ -7,7 +7,11 @@ SELECT id, sender_id, message_type, content, metadata, deleted_at, pinned_at, re
 WHERE id = :id AND room_id = :room_id LIMIT 1;
 
 -- name: edit
-UPDATE messages SET content = :content, metadata = :metadata, edited_at = :now WHERE id = :id;
+-- Its time never goes back, whichever node's clock is ahead: who keeps the newest of what they were told can go by it.
+UPDATE messages
+SET content = :content, metadata = :metadata,
+    edited_at = CASE WHEN COALESCE(edited_at, created_at) > :now THEN COALESCE(edited_at, created_at) ELSE :now END
+WHERE id = :id;
 
 -- name: show_metadata
 UPDATE messages SET metadata = :metadata WHERE id = :id;
