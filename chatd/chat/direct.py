@@ -18,6 +18,7 @@ from chatd.protocol import UnreadDms
 from chatd.records import Raw, encode_json
 from chatd.store.blocks import settling
 from chatd.store.database import Conflict
+from chatd.store.entries import mismatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,10 +56,7 @@ async def send_dm(chat: Chat, session: Session, message: SendDm) -> None:
     post = await prepare(chat, sender, draft, Acknowledgement(chat, session, message))
     if pair.room_id is None:
         if pair.is_stored:
-            raise Refusal(
-                "idempotency_mismatch",
-                "Another message was sent under this `clientMessageId` before; give every new message a new one.",
-            )
+            raise mismatch()
         count = chat.options.limits.conversations_per_hour
         detail = f"You may write to {count} new people an hour; try again later."
         await take(chat, "conversations:" + user_id, chat.rates.conversations, detail)

@@ -23,7 +23,7 @@ from chatd.chat.typists import who_types
 from chatd.errors import Refusal
 from chatd.protocol import GetHistory, MessageAck, MessageType, RoomHistory, SendDm, SendMessage, encode, message_in
 from chatd.records import Message, Raw, ReadCursor, encode_json, format_time
-from chatd.store.entries import Outcome, Post, Stored
+from chatd.store.entries import Outcome, Post, Stored, no_such_room, settled_by_writer
 from chatd.store.messages import NO_SEQ
 from chatd.wire.frames import text_frame
 
@@ -142,7 +142,7 @@ async def prepare(chat: Chat, sender: Sender, draft: SendMessage | Draft, settle
         sender_name=sender.username,
         message_type=draft.message_type,
         content=content,
-        settle=settle or _ignore,
+        settle=settle or settled_by_writer,
         reply_to=draft.reply_to,
         metadata=metadata if listed is draft.metadata else encode_json(listed),
         client_message_id=client_message_id,
@@ -190,10 +190,6 @@ async def _is_stored(chat: Chat, sender: Sender, draft: SendMessage | Draft) -> 
     return key is not None and await chat.messages.is_stored(sender.user_id, key)
 
 
-def _ignore(outcome: Outcome) -> None:
-    """`Journal.write` puts its own in the place of this one."""
-
-
 async def post_message(chat: Chat, sender: Sender, draft: Draft) -> tuple[Message, bool]:
     """Store a message and return it as everybody sees it, and whether it had been stored before (HTTP)."""
     post = await prepare(chat, sender, draft, None)
@@ -221,7 +217,7 @@ async def get_history(chat: Chat, session: Session, message: GetHistory) -> Room
         raise Refusal("bad_message", "Give `beforeSeq` or `afterSeq`, not both.")
     room = await chat.hub.read_own(message.room_id)
     if room is None:
-        raise Refusal("not_found", "There is no such room.")
+        raise no_such_room()
     readers = await read_cursors(chat, message.room_id)
     for _ in range(TRIES):
         await session.line.wait_for_space()

@@ -55,7 +55,7 @@ async def change_member(
     await governed_room(chat, caller.user_id, room_id, "mute" if is_muting else "set_role")
 
     async def decide(scene: Scene) -> None:
-        pair = Pair(caller.user_id, user_id, await scene.standing(caller.user_id), await scene.standing(user_id))
+        pair = Pair(caller.user_id, user_id, *await scene.standings(caller.user_id, user_id))
         check_may(pair.own.role, "mute" if is_muting else "set_role")
         if pair.other.role is None:
             raise no_such_member()

@@ -26,7 +26,7 @@ from chatd.records import Member, Room, RoomSettings, format_time, format_time_o
 from chatd.store import moderation
 from chatd.store.acts import Act
 from chatd.store.database import Conflict
-from chatd.store.entries import MembershipChange, Outcome, Stored, refusal_to_join
+from chatd.store.entries import MembershipChange, Stored, refusal_to_join, settled_by_writer
 from chatd.store.rooms import MemberRow, NewRoom, RoomRow
 
 if TYPE_CHECKING:
@@ -200,20 +200,14 @@ async def hand_over(scene: Scene, user_id: str) -> None:
 
 def change(user_id: str, username: str, room_id: str, *, role: str | None = None) -> MembershipChange:
     return MembershipChange(
-        room_id=room_id, user_id=user_id, username=username, online=True, settle=_settled_by_writer, role=role
+        room_id=room_id, user_id=user_id, username=username, online=True, settle=settled_by_writer, role=role
     )
-
-
-def _settled_by_writer(outcome: Outcome) -> None:
-    """`Journal.write` puts its own in the place of this one."""
 
 
 async def create_room(
     chat: Chat, user_id: str, *, name: str, kind: str, topic: str | None, member_ids: Sequence[str]
 ) -> Room:
     """Make a room with its owner and first members; their live connections hear it from then on."""
-    if not chat.options.features.room_creation:
-        raise Refusal("feature_disabled", "Making rooms is switched off on this server.")
     check_texts(name, topic)
     limits = chat.options.limits
     if limits.rooms_per_user and await chat.rooms.count_of_user(user_id) >= limits.rooms_per_user:

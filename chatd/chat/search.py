@@ -47,8 +47,6 @@ async def search(
     chat: Chat, user_id: str, wanted: Wanted, *, limit: int, offset: int
 ) -> tuple[list[SearchResult], bool]:
     """The best results behind the first `offset`, and whether there are more. Raises `Refusal`."""
-    if not chat.options.features.search:
-        raise Refusal("feature_disabled", "Searching is switched off on this server.")
     phrases = _phrases(wanted.query, chat.options.search.query_characters)
     if wanted.room_id:
         check_may((await visible_room(chat, user_id, wanted.room_id)).role, "read")

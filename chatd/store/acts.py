@@ -15,7 +15,7 @@ from chatd.bus.port import Event
 from chatd.errors import Refusal
 from chatd.protocol import NewDm, NewMessage, RoomChange, encode, wire_name
 from chatd.records import encode_json, parse_json
-from chatd.store.entries import NO_STANDING, Head, Outcome, Standing
+from chatd.store.entries import NO_STANDING, Head, Standing, settled_by_writer
 
 if TYPE_CHECKING:
     from chatd.store.database import Params, Row, Transaction, Value
@@ -55,7 +55,14 @@ class Scene:
 
     async def standing(self, user_id: str) -> Standing:
         """How a user stands in the room; somebody who is no member has no role."""
-        return (await read_standings(self._tx, self._queries, [(self.room_id, user_id)]))[self.room_id, user_id]
+        [standing] = await self.standings(user_id)
+        return standing
+
+    async def standings(self, *user_ids: str) -> list[Standing]:
+        """How several users stand, by one read."""
+        keys = [(self.room_id, user_id) for user_id in user_ids]
+        found = await read_standings(self._tx, self._queries, keys)
+        return [found[key] for key in keys]
 
     def next_seq(self) -> int:
         """The seq of the next event, which has to be added then."""
@@ -79,10 +86,6 @@ class Scene:
 
 
 Decide: TypeAlias = Callable[[Scene], Awaitable[None]]
-
-
-def settled_by_writer(outcome: Outcome) -> None:
-    """`Journal.write` puts its own in the place of this one."""
 
 
 @dataclass(slots=True, eq=False)

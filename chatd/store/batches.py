@@ -10,7 +10,6 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from chatd.errors import Refusal
 from chatd.records import encode_json, parse_json
 from chatd.store.acts import Act, Scene, play, read_standings
 from chatd.store.entries import (
@@ -23,6 +22,7 @@ from chatd.store.entries import (
     Repeat,
     Standing,
     Stored,
+    no_such_room,
     number_batch,
     rows_of_heads,
     rows_of_posts,
@@ -131,10 +131,6 @@ class Batches:
         assert row is not None
         repeats = {(sender, key): Repeat(*repeat) for sender, key, *repeat in parse_json(row[1])}
         return _heads(row[0]), repeats
-
-
-def no_such_room() -> Refusal:
-    return Refusal("not_found", "There is no such room.")
 
 
 def _posts_only(entries: Sequence[Entry | Act]) -> list[Post] | None:

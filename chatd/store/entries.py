@@ -35,6 +35,22 @@ Outcome: TypeAlias = Stored | Refusal
 Settle: TypeAlias = Callable[[Outcome], None]
 
 
+def settled_by_writer(outcome: Outcome) -> None:
+    """`Journal.write` puts its own in the place of this one."""
+
+
+def no_such_room() -> Refusal:
+    return Refusal("not_found", "There is no such room.")
+
+
+def mismatch() -> Refusal:
+    """Of another message under a key that is in use."""
+    return Refusal(
+        "idempotency_mismatch",
+        "Another message was sent under this `clientMessageId` before; give every new message a new one.",
+    )
+
+
 @dataclass(slots=True, eq=False)
 class Post:
     """A message to be stored. `request_hash` covers all that the sender asked for; `metadata` is JSON text."""
@@ -142,7 +158,7 @@ def number_batch(batch: Batch) -> Numbered:
     for entry in batch.entries:
         head = batch.heads.get(entry.room_id)
         if head is None:
-            outcome: Outcome = Refusal("not_found", "There is no such room.")
+            outcome: Outcome = no_such_room()
         elif isinstance(entry, Post):
             outcome = _post(entry, head, batch, numbered, created_at)
         elif entry.role is not None:
@@ -223,10 +239,7 @@ def refusal_while_muted(standing: Standing, now_ms: int) -> Refusal | None:
 def _repeated(entry: Post, repeat: Repeat) -> Outcome:
     # Of a message that was deleted no hash is kept: under its key nothing new is stored.
     if repeat.request_hash is not None and repeat.request_hash != entry.request_hash:
-        return Refusal(
-            "idempotency_mismatch",
-            "Another message was sent under this `clientMessageId` before; give every new message a new one.",
-        )
+        return mismatch()
     return Stored(repeat.message_id, repeat.room_id, repeat.seq, repeat.created_at_ms, duplicate=True)
 
 

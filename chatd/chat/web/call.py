@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from chatd.chat.accounts import Caller, Origin
 from chatd.chat.context import Chat
-from chatd.wire.http import Request, Response
+from chatd.records import encode_json
+from chatd.wire.http import Request, Response, json_response
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,14 @@ class Call:
     @property
     def origin(self) -> Origin:
         return Origin(self.request.address, self.request.header("user-agent") or "")
+
+
+def page_response(noun: str, found: Sequence[T], *, has_more: bool, cursor: Callable[[T], str]) -> Response:
+    """A page of a list under its noun; `after`, where there are more, is the cursor of its last entry."""
+    answer: dict[str, object] = {noun: found, "hasMore": has_more}
+    if has_more:
+        answer["after"] = cursor(found[-1])
+    return json_response(200, encode_json(answer))
 
 
 Rule: TypeAlias = Callable[[Chat, Call], Awaitable[Response]]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from chatd.chat import blocks, receipts
 from chatd.chat.direct import find_pair
 from chatd.chat.forms import MarkForm, read_form, read_page
+from chatd.chat.web.call import page_response
 from chatd.chat.web.messages import history_page
 from chatd.records import encode_json
 from chatd.wire.http import Response, json_response
@@ -59,7 +60,4 @@ async def list_blocked(chat: Chat, call: Call) -> Response:
     found, has_more = await blocks.list_blocked(
         chat, call.signed_in.user_id, after=page.after_id, limit=page.limit, offset=page.offset
     )
-    answer: dict[str, object] = {"users": found, "hasMore": has_more}
-    if has_more:
-        answer["after"] = found[-1].user_id
-    return json_response(200, encode_json(answer))
+    return page_response("users", found, has_more=has_more, cursor=lambda one: one.user_id)

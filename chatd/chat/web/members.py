@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from chatd.chat import invitations, moderation
 from chatd.chat.forms import MemberChangeForm, MemberForm, RemovalForm, read_form, read_page
+from chatd.chat.web.call import page_response
 from chatd.records import encode_json
 from chatd.wire.http import Response, json_response
 
@@ -60,10 +61,7 @@ async def list_bans(chat: Chat, call: Call) -> Response:
     found, has_more = await moderation.list_bans(
         chat, call.signed_in.user_id, call.parts[0], after=page.after_id, limit=page.limit, offset=page.offset
     )
-    answer = {"bans": found, "hasMore": has_more}
-    if has_more:
-        answer["after"] = found[-1].user_id
-    return json_response(200, encode_json(answer))
+    return page_response("bans", found, has_more=has_more, cursor=lambda one: one.user_id)
 
 
 async def unban(chat: Chat, call: Call) -> Response:

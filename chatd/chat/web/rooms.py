@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from chatd.chat import room_changes, rooms
 from chatd.chat.forms import RoomChangeForm, RoomForm, read_form, read_page
 from chatd.chat.room_changes import RoomChange
+from chatd.chat.web.call import page_response
 from chatd.records import encode_json
 from chatd.wire.http import Response, json_response
 
@@ -21,10 +22,7 @@ async def list_rooms(chat: Chat, call: Call) -> Response:
     found, has_more = await rooms.list_rooms(
         chat, call.signed_in.user_id, after=page.after_id, limit=page.limit, offset=page.offset
     )
-    answer = {"rooms": found, "hasMore": has_more}
-    if has_more:
-        answer["after"] = found[-1].id
-    return json_response(200, encode_json(answer))
+    return page_response("rooms", found, has_more=has_more, cursor=lambda one: one.id)
 
 
 async def create_room(chat: Chat, call: Call) -> Response:
@@ -66,7 +64,4 @@ async def list_members(chat: Chat, call: Call) -> Response:
     found, has_more = await rooms.list_members(
         chat, call.signed_in.user_id, call.parts[0], after=page.after_id, limit=page.limit, offset=page.offset
     )
-    answer = {"members": found, "hasMore": has_more}
-    if has_more:
-        answer["after"] = found[-1].user_id
-    return json_response(200, encode_json(answer))
+    return page_response("members", found, has_more=has_more, cursor=lambda one: one.user_id)
