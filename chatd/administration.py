@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from chatd import __version__
+from chatd.assembly import check_start, open_chat
 from chatd.backends import StartFault, check_back_ends, describe_bus, describe_database, open_database
 from chatd.bus.port import Notice
 from chatd.chat import accounts, moderation, room_changes, rooms
@@ -18,7 +19,6 @@ from chatd.errors import Refusal, bad_fields
 from chatd.identity.credentials import find_signing_secrets
 from chatd.ids import new_id
 from chatd.records import format_time
-from chatd.server import check_start, open_chat
 from chatd.sockets import bind
 from chatd.store.accounts import NewPassword
 from chatd.store.migrations import migrate, read_migrations, read_state

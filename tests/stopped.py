@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from chatd.assembly import open_chat
 from chatd.chat.accounts import Origin, register
 from chatd.configfile import load_config
 from chatd.limits.admission import Admission
 from chatd.nursery import Door, serve_websockets
-from chatd.server import open_chat
 from chatd.sockets import bind
 from tests.daemon import environment
 from tests.rawclient import RawClient, open_raw

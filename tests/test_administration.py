@@ -25,11 +25,11 @@ from chatd.administration import (
     set_password,
     unban,
 )
+from chatd.assembly import open_chat
 from chatd.backends import StartFault
 from chatd.configfile import load_config
 from chatd.errors import Refusal
 from chatd.ids import new_id
-from chatd.server import open_chat
 from chatd.store.migrations import Migration, SchemaFault, read_migrations
 from tests.daemon import environment, open_daemon
 from tests.servers import open_redis, shared_postgres, shared_redis

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from chatd.assembly import open_chat
 from chatd.configfile import load_config
-from chatd.server import open_chat
 from tests.daemon import NO_FILE, environment
 from tests.servers import shared_postgres
 
@@ -35,7 +35,7 @@ def counted(loop):
     make(loop)
 asyncio.BaseEventLoop.__init__ = counted
 from chatd.configfile import load_config
-from chatd.server import open_chat
+from chatd.assembly import open_chat
 async def live():
     async with open_chat(load_config(None, os.environ)) as chat:
         await chat.hub.activate(["nowhere"])

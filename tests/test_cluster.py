@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from chatd.assembly import open_chat
 from chatd.configfile import load_config
 from chatd.ids import new_id
-from chatd.server import open_chat
 from chatd.store.entries import MembershipChange
 from tests.daemon import NO_FILE, environment, open_daemon
 from tests.servers import shared_postgres, shared_redis

@@ -24,7 +24,7 @@ LAYERS: Final = (
     {"__main__"},
     {"administration", "backups", "terminal", "trail", "verify"},
     {"server"},
-    {"canary", "diagnosis"},
+    {"canary", "diagnosis", "assembly"},
     {"notifier", "previews", "audit"},
     {"upkeep", "signals", "reload", "systemd", "sockets"},
     {"backends"},
@@ -114,6 +114,7 @@ OPENERS: Final = ("store/", "bus/", "files/", "loader.py", "client/")
 CONFIG_READERS: Final = {
     "sockets.py",
     "reload.py",
+    "assembly.py",
     "server.py",
     "__main__.py",
     "administration.py",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from chatd.server import GATHER_S
+from chatd.assembly import GATHER_S
 from tests.counting import CountedDatabase, count_queries
 from tests.daemon import ON_BOTH_BACK_ENDS, ON_EMBEDDED, open_daemon
 from tests.rawclient import message, open_raw
