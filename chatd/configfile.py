@@ -27,7 +27,9 @@ DEFAULT_PATH: Final = Path("chatd.toml")
 DEFAULT_DATA_DIR: Final = "./chatd-data"
 PREFIX: Final = "CHATD_"
 #: What a reload may change while the daemon runs: tables, and options of others.
-LIVE: Final = frozenset({"limits", "server.features", "websocket.origins", "http.cors_origins", "telemetry.log_level"})
+LIVE: Final = frozenset(
+    {"limits", "server.features", "typing", "websocket.origins", "http.cors_origins", "telemetry.log_level"}
+)
 
 
 @dataclass(frozen=True, slots=True)

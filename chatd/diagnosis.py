@@ -49,6 +49,8 @@ def measure(door: Door) -> None:
     numbers.repairs.bring_to(chat.hub.repairs)
     numbers.slow_operations.bring_to(chat.slow.count)
     numbers.deliveries.bring_to(chat.hub.deliveries)
+    numbers.dropped["broadcasts"].bring_to(chat.hub.broadcasts.dropped)
+    numbers.dropped["notifications"].bring_to(chat.notifier.dropped)
     numbers.defects.bring_to(telemetry.Defects.count)
     numbers.ready.set(chat.health.is_ready)
     for part in chat.health.parts():

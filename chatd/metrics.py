@@ -27,6 +27,7 @@ UpgradeRefusal: TypeAlias = Literal[
 ]
 ConnectionState: TypeAlias = Literal["upgrading", "unauthenticated", "authenticated", "closing"]
 Queue: TypeAlias = Literal["audit", "notifications", "acknowledgements"]
+Lossy: TypeAlias = Literal["broadcasts", "notifications"]
 HealthPart: TypeAlias = Literal["database", "bus", "delivery", "canary", "loop"]
 
 _OTHER: Final = "other"
@@ -131,11 +132,22 @@ class Metrics:
             "chatd_tail_bytes", "About how much the newest events of active rooms take in memory.", registry=registry
         )
         self.rooms = Gauge("chatd_rooms_in_memory", "Rooms that are heard, or were lately.", registry=registry)
-        self.repairs = Total("chatd_repairs", "Reads of the database to fill holes in what the bus told.", registry)
-        self.slow_operations = Total("chatd_slow_operations", "Operations above telemetry.slow_ms.", registry)
-        self.defects = Total("chatd_defects", "Errors that nobody expected; the log has them.", registry)
+        self.repairs = Total(
+            Counter("chatd_repairs", "Reads of the database to fill holes in what the bus told.", registry=registry)
+        )
+        self.slow_operations = Total(
+            Counter("chatd_slow_operations", "Operations above telemetry.slow_ms.", registry=registry)
+        )
+        self.defects = Total(
+            Counter("chatd_defects", "Errors that nobody expected; the log has them.", registry=registry)
+        )
         self.defects.begin_at(Defects.count)
-        self.deliveries = Total("chatd_deliveries", "Events handed to connections.", registry)
+        dropped = Counter(
+            "chatd_dropped", "What was not kept because too much waited, by what it waited for.", ["queue"],
+            registry=registry,
+        )  # fmt: skip
+        self.dropped: dict[Lossy, Total] = {queue: Total(dropped.labels(queue)) for queue in get_args(Lossy)}
+        self.deliveries = Total(Counter("chatd_deliveries", "Events handed to connections.", registry=registry))
         self.ready = Gauge("chatd_ready", "1 while /readyz says so.", registry=registry)
         ready = Gauge("chatd_part_ready", "1 while the part's last proof is fresh.", ["part"], registry=registry)
         self.part_ready = {part: ready.labels(part) for part in get_args(HealthPart)}
@@ -187,8 +199,8 @@ class Metrics:
 class Total:
     """A counter of what somebody else counts in their own way, for speed."""
 
-    def __init__(self, name: str, documentation: str, registry: CollectorRegistry) -> None:
-        self._counter = Counter(name, documentation, registry=registry)
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
         self._counted = 0
 
     def begin_at(self, total: int) -> None:

@@ -33,8 +33,6 @@ class Reload:
         self, config: Config, read: ReadConfig, *, chat: Chat, admission: Admission, certificates: Certificates
     ) -> None:
         self.config = config
-        # What is written is read into the index, or not, from the start on.
-        self._has_index = config.server.features.search
         self._read = read
         self._chat = chat
         self._admission = admission
@@ -51,8 +49,6 @@ class Reload:
             return
         config = with_live_options(self.config, read)
         changed, waiting = differing_options(self.config, config), differing_options(config, read)
-        if config.server.features.search and not self._has_index:
-            waiting.append("server.features.search")
         self.config = config
         self._follow()
         for certificate, context in contexts:
@@ -66,6 +62,7 @@ class Reload:
         config, options = self.config, self._chat.options
         options.limit(config.limits)
         options.features = config.server.features
+        options.typing = self._chat.typists.options = config.typing
         options.websocket, options.http = config.websocket, config.http
         self._admission.limits = config.limits
         self._chat.journal.bound_members(config.limits.members_per_room)

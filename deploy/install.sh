@@ -61,7 +61,8 @@ fi
 if [[ ! -e $root/etc/chatd/chatd.toml ]]; then
     cat >"$root/etc/chatd/chatd.toml" <<'TOML'
 # What differs from the defaults; /opt/chatd/share/chatd.toml says what there is. Everybody may read this file: secrets
-# belong elsewhere (docs/deployment.md). `systemctl reload chatd` reads limits, features, origins and the log level again.
+# belong elsewhere (docs/deployment.md). `systemctl reload chatd` reads limits, features, [typing], origins and the log
+# level again.
 TOML
 fi
 install -m 755 deploy/chatd-command.sh "$root/usr/local/bin/chatd"

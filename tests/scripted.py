@@ -199,12 +199,14 @@ class Node:
         session.user_id = user_id
         session.session_ids = frozenset({f"sign-in of {user_id}"})
         self.chat.sessions.add(session)
+        session.is_settling = True
         while True:
             changes = session.changes
             arrival = (await self.history.arrivals([(f"sign-in of {user_id}", user_id)])).popitem()[1]
             await self.hub.reach({own.room_id: own.last_seq for own in arrival.rooms})
             if changes == session.changes:
                 break
+        session.is_settling = False
         entries = listen_to_rooms(self.chat, session, arrival.rooms, Authenticate(token=""))
         device.arrived = {entry.room_id: entry.last_seq for entry in entries}
         session.has_arrived = True

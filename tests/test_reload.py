@@ -134,11 +134,32 @@ async def test_faulty_file_changes_nothing(tmp_path: Path) -> None:
         assert (await live.daemon.http("POST", "/api/rooms", {"name": "x"}, token=ada.token)).status == 201
 
 
-async def test_search_that_was_off_at_the_start_waits_for_a_restart(tmp_path: Path) -> None:
+async def test_search_that_was_off_finds_what_was_said_before_once_it_is_on(tmp_path: Path) -> None:
     async with open_reloadable(tmp_path, "[server.features]\nsearch = false\n") as live:
-        said = await live.reload("")
-        assert "server.features.search" in said.partition("restart_to_change")[2]
-        assert "restart_to_change" not in await live.reload("[server.features]\nsearch = false\n")
+        daemon = live.daemon
+        ada = await daemon.register("ada")
+        room = await daemon.create_room(ada)
+        path = f"/api/rooms/{room}/messages"
+        assert (await daemon.http("POST", path, {"content": "giraffe"}, token=ada.token)).status == 201
+        refused = await daemon.http("GET", "/api/search?q=giraffe", token=ada.token)
+        assert refused.json()["code"] == "feature_disabled"
+        assert "restart_to_change" not in await live.reload("")
+        with trio.fail_after(30):
+            while not (await daemon.http("GET", "/api/search?q=giraffe", token=ada.token)).json()["results"]:
+                await trio.sleep(0.1)
+
+
+async def test_how_long_somebody_counts_as_typing_changes_live(tmp_path: Path) -> None:
+    async with open_reloadable(tmp_path, "[typing]\nexpires_s = 3600\n") as live:
+        daemon = live.daemon
+        ada, bob = await daemon.register("ada"), await daemon.register("bob")
+        room = await daemon.create_room(ada, members=[bob.id])
+        async with daemon.connect(ada) as hers, daemon.connect(bob) as his:
+            said = await live.reload("[typing]\nexpires_s = 0.2\n")
+            assert '"typing.expires_s"' in said
+            await hers.send(type="typing_start", roomId=room)
+            await his.wait_for("user_typing", within_s=10)
+            await his.wait_for("user_stopped_typing", within_s=20)
 
 
 async def test_log_says_what_changed_what_waits_and_what_is_wrong(tmp_path: Path) -> None:

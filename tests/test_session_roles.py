@@ -110,6 +110,19 @@ async def test_deleted_room_is_heard_up_to_its_last_event_and_not_served_from_th
             assert not node.hub.is_heard_by(device.session, "room")
 
 
+async def test_deleted_room_is_nothing_to_those_who_have_nothing_to_do_with_it(autojump: object) -> None:
+    async with open_node("room", "other") as node:
+        member, stranger = (await member_of_room(node)).session, (await node.arrive("eve")).session
+        counts = member.changes, stranger.changes
+        node.bus.hear(Notice("room_deleted", "", "room", 1))
+        assert member.changes > counts[0]
+        assert stranger.changes == counts[1]
+        # Of one that is being asked for its rooms nobody knows yet.
+        stranger.is_settling = True
+        node.bus.hear(Notice("room_deleted", "", "room", 1))
+        assert stranger.changes > counts[1]
+
+
 async def test_lost_deletion_is_found_in_the_store(autojump: object) -> None:
     async with open_node("room") as node:
         device = await member_of_room(node)

@@ -72,7 +72,7 @@ class Hub:
         self._last_seqs: Loader[str, int]
         self._backlogged: dict[str, ActiveRoom] = {}
         self._backlog_arrived = trio.Event()
-        self._broadcasts = Broadcasts(self._rooms)
+        self.broadcasts = Broadcasts(self._rooms)
         self.deliveries = 0
         self.on_heard: Callable[[Sequence[Event]], None] = lambda _: None
         #: Called for every notice heard, for every event by which a membership begins or ends, after its delivery,
@@ -87,7 +87,7 @@ class Hub:
 
     def attach_devices(self, devices_of: DevicesOf) -> None:
         """Let users be told by their ids; called once."""
-        self._broadcasts.devices_of = devices_of
+        self.broadcasts.devices_of = devices_of
 
     # -- what chat asks -------------------------------------------------------------------------------------------
 
@@ -243,7 +243,7 @@ class Hub:
                     receiver.outbox.put_ephemeral(frame)
 
     def hear_broadcasts(self, broadcasts: Sequence[Broadcast]) -> None:
-        self._broadcasts.queue(broadcasts)
+        self.broadcasts.queue(broadcasts)
 
     def hear_online(self, user_ids: Sequence[str]) -> None:
         self.on_online(user_ids)
@@ -391,7 +391,7 @@ async def open_hub(
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(hub._serve_backlogs)
-        nursery.start_soon(hub._broadcasts.serve)
+        nursery.start_soon(hub.broadcasts.serve)
         nursery.start_soon(hub._forget_idle)
         nursery.start_soon(hub._repairs.watch)
         for _ in range(FILLERS):

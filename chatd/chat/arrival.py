@@ -90,11 +90,14 @@ async def settle_in(chat: Chat, session: Session, claims: Claims, message: Authe
     former = session.session_ids
     # Notices about either of them count until it is known that the new one stands.
     session.session_ids = former | {claims.session_id}
+    session.is_settling = True
     try:
         arrival = await read_arrival(chat, session, claims)
     except BaseException:
         session.session_ids = former
         raise
+    finally:
+        session.is_settling = False
     session.session_ids = frozenset({claims.session_id})
     session.expires_at_ms = claims.expires_at_ms
     entries = listen_to_rooms(chat, session, arrival.rooms, message)

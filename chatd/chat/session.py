@@ -71,8 +71,8 @@ class Session:
 
     __slots__ = (
         "address", "agent", "catching_up", "changes", "connection_id", "expires_at_ms", "following", "has_arrived",
-        "heard", "joining", "leaving", "line", "outbox", "pending", "put", "requests_full_at", "rooms", "session_ids",
-        "user_id", "username",
+        "heard", "is_settling", "joining", "leaving", "line", "outbox", "pending", "put", "requests_full_at", "rooms",
+        "session_ids", "user_id", "username",
     )  # fmt: skip
 
     def __init__(self, connection_id: str, address: str, line: Line) -> None:
@@ -102,6 +102,8 @@ class Session:
         self.heard: dict[str, int] = {}
         #: Counts what changed in the user's memberships, so that a stale read of them is found out.
         self.changes = 0
+        #: The store is being asked for all rooms of its user.
+        self.is_settling = False
         #: Messages that wait for their commit.
         self.pending = 0
         #: Its client has been told `authenticated`: from then on events may follow.
@@ -112,6 +114,12 @@ class Session:
         """The user's role in a room, `None` for no member."""
         known = self.rooms.get(room_id)
         return None if known is None else known.role
+
+    def is_concerned_with(self, room_id: str) -> bool:
+        """Whether it is in a room, on its way into it or out of it, or may be about to find itself in it."""
+        return self.is_settling or any(
+            room_id in places for places in (self.rooms, self.leaving, self.joining, self.following, self.catching_up)
+        )
 
     def enter(self, room_id: str, role: str, seq: int) -> None:
         """Note a membership as of a seq; what is known from later on stays."""

@@ -228,9 +228,14 @@ class Sessions:
 
     def _deleted(self, room_id: str, seq: int, *, is_delivered: bool = False) -> None:
         """Everybody's membership of a room ended with its last event."""
-        for sessions in tuple(self._by_user.values()):
-            for session in tuple(sessions):
-                self._left(session, room_id, seq, is_delivered=is_delivered)
+        concerned = [
+            session
+            for sessions in self._by_user.values()
+            for session in sessions
+            if session.is_concerned_with(room_id) or self._hub.is_heard_by(session, room_id)
+        ]
+        for session in concerned:
+            self._left(session, room_id, seq, is_delivered=is_delivered)
 
     def _left(self, session: Session, room_id: str, seq: int, *, is_delivered: bool = False) -> None:
         session.changes += 1

@@ -66,7 +66,7 @@ class Typists:
     ) -> None:
         self._hub = hub
         self._bus = bus
-        self._options = options
+        self.options = options
         self._seconds = seconds
         self._on_due = on_due
         self._rooms: dict[str, dict[str, Typist]] = {}
@@ -92,15 +92,15 @@ class Typists:
             typist.session = session
             self._of_session.setdefault(session, set()).add(room_id)
         now = self._seconds()
-        typist.until = now + self._options.expires_s
-        if now >= typist.started_at + self._options.every_s:
+        typist.until = now + self.options.expires_s
+        if now >= typist.started_at + self.options.every_s:
             self._announce(room_id, typist, session)
         self._schedule(room_id, session.user_id, typist)
 
     def is_news(self, room_id: str, user_id: str) -> bool:
         """Others would be told of a start now, or later of one that is not told yet."""
         typist = self._rooms.get(room_id, {}).get(user_id)
-        return typist is None or not typist.is_shown or self._seconds() >= typist.started_at + self._options.every_s
+        return typist is None or not typist.is_shown or self._seconds() >= typist.started_at + self.options.every_s
 
     def stop(self, room_id: str, user_id: str) -> None:
         """Somebody has stopped typing, or said what they typed, through any node; harmless where nobody did."""
@@ -139,7 +139,7 @@ class Typists:
                 typist.is_shown, typist.started_at = True, now
                 typist.stop_body = body.replace(b'"user_typing"', b'"user_stopped_typing"', 1)
                 if typist.session is None:
-                    typist.until = now + self._options.every_s + self._options.expires_s + SLACK_S
+                    typist.until = now + self.options.every_s + self.options.expires_s + SLACK_S
                 self._schedule(room_id, about, typist)
         elif kind.startswith("typed:") and (typist := self._rooms.get(room_id, {}).get(about)) is not None:
             self._end(room_id, about, typist)
@@ -164,7 +164,7 @@ class Typists:
     def _look(self, room_id: str, user_id: str, typist: Typist) -> None:
         now = self._seconds()
         if typist.until > now:
-            if typist.session is not None and not typist.is_shown and now >= typist.started_at + self._options.every_s:
+            if typist.session is not None and not typist.is_shown and now >= typist.started_at + self.options.every_s:
                 self._announce(room_id, typist, typist.session)
             self._schedule(room_id, user_id, typist)
             return
@@ -191,7 +191,7 @@ class Typists:
         """Nobody types there any more; it is remembered for as long as another start is not to be announced."""
         typist.until, typist.is_shown = 0.0, False
         self._let_go(room_id, typist)
-        if typist.started_at + self._options.every_s > self._seconds():
+        if typist.started_at + self.options.every_s > self._seconds():
             self._schedule(room_id, user_id, typist)
             return
         del self._rooms[room_id][user_id]
@@ -203,7 +203,7 @@ class Typists:
 
     def _typist(self, room_id: str, user_id: str) -> Typist | None:
         typist = self._rooms.get(room_id, {}).get(user_id)
-        if typist is None and self._count < self._options.max_typists:
+        if typist is None and self._count < self.options.max_typists:
             typist = self._rooms.setdefault(room_id, {})[user_id] = Typist()
             self._count += 1
         return typist
@@ -218,7 +218,7 @@ class Typists:
 
     def _schedule(self, room_id: str, user_id: str, typist: Typist) -> None:
         """Have it looked at when something can be due, unless that is to be earlier already."""
-        due = typist.until if typist.is_shown else typist.started_at + self._options.every_s
+        due = typist.until if typist.is_shown else typist.started_at + self.options.every_s
         if due < typist.due:
             typist.due = due
             heappush(self._timetable, (due, room_id, user_id))

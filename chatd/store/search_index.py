@@ -89,9 +89,10 @@ class SearchIndex:
         self._arrived = trio.Event()
 
     def note(self, event: Event) -> None:
-        """Have what was published read soon."""
-        if event.kind in _FOLLOWED and event.room_id not in self._behind and self._is_on():
-            self._behind[event.room_id] = trio.current_time()
+        """Have what was published read soon, or have it seen that the index is switched off."""
+        if event.kind in _FOLLOWED and event.room_id not in self._behind:
+            if self._is_on():
+                self._behind[event.room_id] = trio.current_time()
             self._arrived.set()
 
     async def _follow(self) -> None:
