@@ -1,4 +1,6 @@
-"""The bench's command line: `python -m bench` runs every row, `run NAME…` some of them, `list` says which there are."""
+"""The bench's command line: `python -m bench` runs the short set, `run NAME…` any rows, `list` says which there are,
+`compare A B` holds two reports beside each other.
+"""
 
 import argparse
 import shlex
@@ -9,8 +11,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import goals, harness, machine, plot, report
-from bench.scenarios import OURS, SCENARIOS, Scenario, shortened
+from bench import comparison, goals, harness, machine, page, report
+from bench.scenarios import OURS, SCENARIOS, Scenario, short_set, shortened
 from bench.servers import SERVERS
 
 RESULTS = Path(__file__).with_name("results")
@@ -22,8 +24,11 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench", description="Measures chatd beside its peers, on this machine.", epilog=EXAMPLE
     )
-    parser.add_argument("command", nargs="?", choices=("run", "list"), default="run", help="default: run")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="rows to run (default: all); `list` says which")
+    parser.add_argument("command", nargs="?", choices=("run", "list", "compare"), default="run", help="default: run")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="rows to run (default: the short set), or two reports to compare"
+    )
+    parser.add_argument("--all", action="store_true", help="every row on every server: hours")
     parser.add_argument("--servers", default=",".join(SERVERS), help="comma-separated (default: %(default)s)")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="rounds of each row (default: 1)")
     parser.add_argument("--seconds", type=float, metavar="S", help="length of the measured window (default: 10)")
@@ -39,6 +44,10 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="default: bench/results")
     options = parser.parse_intermixed_args(arguments)
+    if options.command == "compare":
+        if len(options.names) != 2:
+            parser.error("compare wants two reports: compare A.json B.json")
+        return options
     known = {scenario.name for scenario in SCENARIOS}
     if unknown := [name for name in options.names if name not in known]:
         parser.error(f"no row is called {unknown[0]}; there are {', '.join(sorted(known))}")
@@ -53,8 +62,10 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def chosen(options: argparse.Namespace) -> list[Scenario]:
-    """The rows that the options name, as long as they say."""
-    rows = [scenario for scenario in SCENARIOS if not options.names or scenario.name in options.names]
+    """The rows that the options name, as long as they say; without a name the short set."""
+    rows = [scenario for scenario in SCENARIOS if options.all or scenario.name in options.names]
+    if not rows:
+        rows = short_set()
     if options.quick:
         rows = [shortened(scenario) for scenario in rows]
     if options.seconds:
@@ -63,19 +74,44 @@ def chosen(options: argparse.Namespace) -> list[Scenario]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """0: every run of chatd that took place added up; 1: one did not, or none took place."""
+    """0: every run of chatd that took place added up; 1: one did not, or none took place, or a report is none."""
     options = parsed(arguments)
-    if options.command == "list":
-        for scenario in SCENARIOS:
-            print(f"{scenario.name:20} {scenario.title} ({', '.join(scenario.servers)})")
-        return 0
-    harness.check_machine()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    if options.command == "list":
+        list_rows()
+        return 0
+    if options.command == "compare":
+        return compare(options.names, console)
+    return run(options, shlex.join(["python", "-m", "bench", *arguments]), console)
+
+
+def list_rows() -> None:
+    """A line for each row; those with a star are in the short set."""
+    for scenario in SCENARIOS:
+        star = "*" if scenario.short else " "
+        print(f"{star} {scenario.name:20} {scenario.title} ({', '.join(scenario.servers)})")
+
+
+def compare(names: Sequence[str], console: Console) -> int:
+    """Prints how many times the figures of the first report those of the second are."""
+    try:
+        before, after = (comparison.read_report(Path(name)) for name in names)
+    except comparison.Unreadable as error:
+        print(error, file=sys.stderr)
+        return 1
+    comparison.print_comparison(before, after, console)
+    return 0
+
+
+def run(options: argparse.Namespace, command: str, console: Console) -> int:
+    """Runs the plan and leaves its report behind."""
+    harness.check_machine()
     skipped = harness.what_is_lacking(options.servers)
     for server, sentence in skipped.items():
         console.print(f"[yellow]Skipping {SERVERS[server].title}: {sentence}[/yellow]")
     servers = [server for server in options.servers if server not in skipped]
     outcomes = []
+    folder = report.new_folder(options.results)
     runs = harness.plan(chosen(options), servers, options.repeat)
     for outcome in harness.execute(runs, console, patience_s=options.patience, niceness=options.nice, logs=options.log):
         outcomes.append(outcome)
@@ -86,15 +122,13 @@ def main(arguments: Sequence[str]) -> int:
     if options.quick:
         console.print("[yellow]--quick: a second with few connections; the figures mean nothing.[/yellow]")
     report.print_report(outcomes, verdicts, skipped, console)
-    command = shlex.join(["python", "-m", "bench", *arguments])
-    path = report.write_json(options.results, outcomes, verdicts, skipped, command)
-    plot.draw(outcomes, path.with_suffix(".png"))
-    console.print(f"\n{path}\n{path.with_suffix('.png')}")
-    for run in outcomes if options.log else []:
-        kept = harness.log_folder(options.log, run.scenario, run.server, run.round)
+    report.write_json(folder, outcomes, verdicts, skipped, command)
+    console.print(f"\nReport: {page.write(folder, outcomes, verdicts, skipped, command)}", soft_wrap=True)
+    for one in outcomes if options.log else []:
+        kept = harness.log_folder(options.log, one.scenario, one.server, one.round)
         if kept.exists():
             console.print(f"chatd verify --settled {kept} --database {kept / harness.EXPORT}", soft_wrap=True)
-    return 1 if not outcomes or any(run.failure for run in outcomes if run.server in OURS) else 0
+    return 1 if not outcomes or any(one.failure for one in outcomes if one.server in OURS) else 0
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""Draws a run: a panel a scenario, bars for rates and costs, the whole distribution for latencies. The only door to
-matplotlib.
+"""Draws the rows of a run: a panel a row, bars for rates and costs, the whole distribution for latencies. curves.py
+draws what changes over time and grows. These two are the only doors to matplotlib.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.figures import HEADLINES, Outcome, headline_median
-from bench.scenarios import CHATD, FLOOR, NODE, ONE_NODE, TRIO_PLAIN, TWO_NODES, scenario_named
+from bench.scenarios import CHATD, FLOOR, NODE, ONE_NODE, TRIO_PLAIN, TWO_NODES, title_of
 from bench.servers import SERVERS
 
 COLOURS = {
@@ -24,26 +24,32 @@ COLOURS = {
 PERCENTILES = (0.5, 0.9, 0.99, 0.999, 0.9999)
 
 
-def draw(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Writes a PNG with a panel for every scenario that has figures."""
-    measured = [outcome for outcome in outcomes if outcome.figures]
+def new_figure(panels: int, *, most_columns: int = 2) -> tuple[Figure, list[Axes]]:
+    """A figure with so many panels, side by side."""
+    columns = min(most_columns, panels)
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(7 * columns, 3.4 * rows), layout="constrained")
+    return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(panels)]
+
+
+def draw_rows(outcomes: Sequence[Outcome], path: Path) -> bool:
+    """Writes a PNG with a panel for every row that has figures; False: there is none."""
+    measured = [outcome for outcome in outcomes if outcome.figures and outcome.mode in HEADLINES]
     scenarios = list(dict.fromkeys(outcome.scenario for outcome in measured))
     if not scenarios:
-        return
-    columns = min(2, len(scenarios))
-    rows = -(-len(scenarios) // columns)
-    figure = Figure(figsize=(7 * columns, 3.4 * rows), layout="constrained")
-    for place, scenario in enumerate(scenarios, start=1):
-        axes = figure.add_subplot(rows, columns, place)
+        return False
+    figure, panels = new_figure(len(scenarios))
+    for axes, scenario in zip(panels, scenarios, strict=True):
         runs = [outcome for outcome in measured if outcome.scenario == scenario]
-        axes.set_title(scenario_named(scenario).title, loc="left", fontsize=10)
+        axes.set_title(title_of(scenario), loc="left", fontsize=10)
         if runs[0].mode == "steady":
             draw_latencies(axes, runs)
         elif runs[0].mode == "storm":
             draw_recovery(axes, runs)
         else:
             draw_bars(axes, runs)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=110)
+    return True
 
 
 def draw_bars(axes: Axes, runs: Sequence[Outcome]) -> None:

@@ -13,7 +13,7 @@ from rich.table import Table
 from bench import figures, machine
 from bench.figures import Outcome
 from bench.goals import Verdict
-from bench.scenarios import OURS, scenario_named
+from bench.scenarios import OURS, title_of
 from bench.servers import SERVERS
 
 
@@ -97,7 +97,7 @@ def table_of(outcomes: Sequence[Outcome], scenario: str) -> Table:
     # what none of them has (statements of an embedded database, a bus) takes no place
     columns = [column for column in COLUMNS[runs[0].mode] if any(column.figure in run.figures for run in runs)]
     shares = {share: name for share, name in SHARES.items() if any(run.figures.get(share) for run in runs)}
-    title = f"[bold]{scenario_named(scenario).title}[/bold] ({scenario})"
+    title = f"[bold]{title_of(scenario)}[/bold] ({scenario})"
     table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", min_width=25)
     for column in columns:
@@ -154,15 +154,20 @@ def print_report(
         console.print(f"[yellow]SKIPPED {SERVERS[server].title}: {sentence}[/yellow]")
 
 
+def new_folder(results: Path) -> Path:
+    """A folder for all that a run leaves behind, named by the time."""
+    folder = results / f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}"
+    folder.mkdir(parents=True)
+    return folder
+
+
 def write_json(
     folder: Path, outcomes: Sequence[Outcome], verdicts: Sequence[Verdict], skipped: dict[str, str], command: str
 ) -> Path:
-    """Everything that was measured, in a file named by the time."""
-    folder.mkdir(parents=True, exist_ok=True)
-    now = datetime.now(UTC)
-    path = folder / f"{now:%Y-%m-%dT%H-%M-%SZ}.json"
+    """Everything that was measured, as run.json in the folder."""
+    path = folder / "run.json"
     content = {
-        "at": now.isoformat(timespec="seconds"),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
         "machine": machine.description(),
         "skipped": skipped,

@@ -16,6 +16,23 @@ OURS = (CHATD, ONE_NODE, TWO_NODES)
 
 
 @dataclass(frozen=True)
+class Curve:
+    """How a figure grows over rows that differ in one size (`room_size` or `connections`)."""
+
+    title: str
+    size: str
+    figure: str
+    unit: str
+
+
+CURVES = {
+    "fanout": Curve("CPU a delivery, by the size of the room", "room_size", "cpu_per_delivery_us", "µs"),
+    "messages": Curve("Messages a second, by the size of the rooms", "room_size", "messages_per_s", "messages/s"),
+    "connections": Curve("CPU a delivery, by connections", "connections", "cpu_per_delivery_us", "µs"),
+}
+
+
+@dataclass(frozen=True)
 class Scenario:
     """One row: `mode` and the figures below are the generator's (generator/generator.c says what each mode does)."""
 
@@ -25,6 +42,10 @@ class Scenario:
     connections: int
     room_size: int
     servers: tuple[str, ...] = CHAT_SERVERS
+    #: Those of the short set, which a bare `make bench` runs; none: the row is not in it.
+    short: tuple[str, ...] = ()
+    #: The name in CURVES of what the row is a point of.
+    curve: str = ""
     senders: int = 1
     depth: int = 1
     rate: int = 1000
@@ -74,6 +95,7 @@ SCENARIOS = (
         "throughput",
         connections=200,
         room_size=1,
+        short=(CHATD, NODE),
         senders=200,
         depth=4,
     ),
@@ -84,6 +106,7 @@ SCENARIOS = (
         connections=200,
         room_size=10,
         servers=(CHATD, ONE_NODE, NODE, TRIO_PLAIN),
+        short=(CHATD, ONE_NODE, NODE, TRIO_PLAIN),
         senders=200,
         depth=4,
     ),
@@ -93,6 +116,7 @@ SCENARIOS = (
         "throughput",
         connections=1000,
         room_size=1000,
+        short=(CHATD, NODE),
         senders=50,
         depth=4,
     ),
@@ -102,6 +126,7 @@ SCENARIOS = (
         "steady",
         connections=9500,
         room_size=10,
+        short=(CHATD, NODE),
     ),
     Scenario(
         "steady-rooms-of-95",
@@ -125,6 +150,7 @@ SCENARIOS = (
         connections=1000,
         room_size=1000,
         servers=(*CHAT_SERVERS, FLOOR),
+        short=(CHATD, NODE, FLOOR),
     ),
     Scenario(
         "connect-9500",
@@ -132,6 +158,7 @@ SCENARIOS = (
         "connect",
         connections=9500,
         room_size=10,
+        short=(CHATD, NODE),
         idle_s=22.0,  # so that everyone's heartbeat of 20 s is in it
     ),
     Scenario(
@@ -141,6 +168,7 @@ SCENARIOS = (
         connections=9500,
         room_size=10,
         servers=(CHATD, ONE_NODE),
+        short=(CHATD,),
         seconds=3.0,
         handshakes=1000,  # a crowd; more would only wait in the kernel's queue
     ),
@@ -150,6 +178,20 @@ SCENARIOS = (
 def scenario_named(name: str) -> Scenario:
     """Raises KeyError for a name that there is not."""
     return {scenario.name: scenario for scenario in SCENARIOS}[name]
+
+
+def title_of(name: str) -> str:
+    """The row's title; the name itself where a report has a row that is no more."""
+    return next((scenario.title for scenario in SCENARIOS if scenario.name == name), name)
+
+
+def short_set() -> list[Scenario]:
+    """The rows of the short set on its servers, with short windows: a look at everything that has been promised."""
+    return [
+        replace(scenario, servers=scenario.short, warmup_s=min(scenario.warmup_s, 2), seconds=min(scenario.seconds, 6))
+        for scenario in SCENARIOS
+        if scenario.short
+    ]
 
 
 def shortened(scenario: Scenario) -> Scenario:

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from bench import __main__ as command_line
-from bench import figures, goals, harness, machine, plot, postgres, processes, redis, report, seed
+from bench import comparison, curves, figures, goals, harness, machine, page, postgres, processes, redis, report, seed
 from bench.figures import Outcome
 from bench.load import Load, Sample
 from bench.scenarios import CHATD, FLOOR, NODE, ONE_NODE, SCENARIOS, scenario_named, shortened
@@ -325,8 +325,79 @@ def test_report_names_the_generator_where_it_was_the_bottleneck(tmp_path: Path) 
     assert "SKIPPED Node ws + pg: There is none." in text
     path = report.write_json(tmp_path, outcomes, goals.verdicts(outcomes), {}, "python -m bench")
     assert json.loads(path.read_text())["machine"]["cores"] >= 1
-    plot.draw(outcomes, tmp_path / "plot.png")
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_page_shows_the_tables_with_pictures_and_the_command(tmp_path: Path) -> None:
+    outcomes = [outcome_of(scenario.name, server) for scenario in SCENARIOS for server in scenario.servers]
+    written = page.write(
+        tmp_path, outcomes, goals.verdicts(outcomes), {NODE: "There is none."}, "python -m bench <all>"
+    )
+    text = written.read_text()
+    assert "python -m bench &lt;all&gt;" in text
+    assert "SKIPPED Node ws + pg: There is none." in text
+    assert text.count("data:image/png;base64,") == sum(1 for _ in tmp_path.glob("*.png")) > 0
+    assert page.write(tmp_path, [], [], {}, "").exists(), "a run of which nothing came has a page too"
+
+
+def test_rate_over_time_is_what_was_added_between_two_samples() -> None:
+    timeline = [{"at_s": at_s, "delivered": delivered} for at_s, delivered in ((0, 0), (0.2, 90), (1, 100), (2, 300))]
+    assert curves.over_time(timeline, "delivered") == ([1, 2], [100, 200])
+
+
+# ---- two reports beside each other
+
+
+def write_report(folder: Path, *outcomes: Outcome) -> Path:
+    folder.mkdir()
+    return report.write_json(folder, outcomes, [], {}, "python -m bench")
+
+
+def test_ratio_of_two_reports_has_the_spread_of_their_rounds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rounds = ([1000.0, 1100.0, 1200.0], [1500.0, 1650.0, 1800.0])
+    before, after = (
+        write_report(tmp_path / name, *(outcome_of("rooms-of-1", CHATD, deliveries_per_s=rate) for rate in rates))
+        for name, rates in zip("ab", rounds, strict=True)
+    )
+    ratio = next(iter(comparison.ratios(comparison.read_report(before), comparison.read_report(after.parent))))
+    assert (ratio.value, ratio.lowest, ratio.highest) == (1.5, 1.25, 1.8)
+    assert ratio.says == "better"
+    assert command_line.main(["compare", str(before), str(after)]) == 0
+    assert "1.25 … 1.80" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ([1.0, 1.2], [1.1, 1.3], "within the spread"),
+        ([1.0, 1.2], [2.0, 2.2], "worse"),
+        ([1.0, 1.2], [0.5, 0.6], "better"),
+        ([1.0], [0.5, 0.6], "one round: unknown"),
+    ],
+)
+def test_ratio_within_its_spread_says_nothing(before: list[float], after: list[float], said: str) -> None:
+    old, new = ([outcome_of("fanout-1000", CHATD, cpu_per_delivery_us=us) for us in each] for each in (before, after))
+    ratio = comparison.ratio_of(old, new, figures.HEADLINES["fanout"])
+    assert ratio is not None
+    assert ratio.says == said
+
+
+def test_what_is_no_report_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.json").write_text("[]")
+    assert command_line.main(["compare", str(tmp_path / "a.json"), str(tmp_path)]) == 1
+    assert "a.json is no report of the bench" in capsys.readouterr().err
+
+
+def test_machines_that_differ_are_named() -> None:
+    old, new = ({"cores": cores, "versions": {"trio": "0.35"}} for cores in (2, 4))
+    assert list(comparison.differences(old, new)) == ["another cores: 2 and 4"]
+    assert list(comparison.differences(old, {"cores": 2, "versions": {"trio": "0.36"}})) == [
+        "another trio: 0.35 and 0.36"
+    ]
+
+
+# ---- the command line
 
 
 def test_list_says_every_row(capsys: pytest.CaptureFixture[str]) -> None:
@@ -335,7 +406,9 @@ def test_list_says_every_row(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(scenario.name in listed for scenario in SCENARIOS)
 
 
-@pytest.mark.parametrize("arguments", [["run", "no-such-row"], ["--servers", "apache"], ["--repeat", "0"]])
+@pytest.mark.parametrize(
+    "arguments", [["run", "no-such-row"], ["--servers", "apache"], ["--repeat", "0"], ["compare", "one.json"]]
+)
 def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         command_line.main(arguments)
