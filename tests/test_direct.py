@@ -161,6 +161,25 @@ async def test_who_writes_before_the_other_one_s_first_message_was_told_here_hea
 
 
 @ON_BOTH_BACK_ENDS
+async def test_both_hear_a_conversation_whose_maker_was_killed_before_they_were_told(daemon: Daemon) -> None:
+    ada, bob = await daemon.register("ada"), await daemon.register("bob")
+    async with daemon.connect(ada) as first, daemon.connect(ada) as second, daemon.connect(bob) as third:
+        room_id, key = new_id(), direct_key(ada.id, bob.id)
+        daemon.rows(
+            "INSERT INTO rooms (id, kind, name, direct_key, created_by, created_at, updated_at, member_count)"
+            f" VALUES ('{room_id}', 'direct', '', '{key}', '{ada.id}', 1, 1, 2)"
+        )
+        for user in (ada, bob):
+            daemon.rows(
+                "INSERT INTO room_members (room_id, user_id, role, joined_at, joined_seq)"
+                f" VALUES ('{room_id}', '{user.id}', 'member', 1, 0)"
+            )
+        assert (await write(first, bob, "hello"))["roomId"] == room_id
+        for client in (first, second, third):
+            assert (await client.heard("new_dm"))["message"]["seq"] == 1
+
+
+@ON_BOTH_BACK_ENDS
 async def test_a_repeat_gets_the_first_ack_and_another_message_under_its_key_is_refused(daemon: Daemon) -> None:
     ada, bob, cyd = [await daemon.register(name) for name in ("ada", "bob", "cyd")]
     async with daemon.connect(ada) as client, daemon.connect(bob) as listener:

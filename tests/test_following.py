@@ -12,6 +12,7 @@ from chatd.bus.port import Notice
 from chatd.chat.arrival import resume
 from chatd.chat.catchup import follow
 from chatd.chat.rooms import create_room
+from chatd.errors import Unavailable
 from chatd.protocol import Resume
 from tests.rawclient import message
 from tests.stopped import StoppedDoor, open_door
@@ -301,3 +302,36 @@ async def test_who_leaves_hears_its_leaving_before_the_answer_also_where_the_bus
             assert (await client.receive_json())["type"] == "user_left"
             assert (await client.receive_json())["type"] == "ok"
             assert not door.chat.hub.is_heard_by(connection.session, room_id)
+
+
+# A room is there as soon as it is stored, whatever becomes of whoever made it
+
+
+@pytest.mark.parametrize("how", ["cut off", "out"])
+async def test_members_hear_a_conversation_whose_maker_is_lost_behind_the_commit(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    async with open_door(tmp_path, mock_clock) as door:
+        (_, _, ada_token), (bob_id, _, bob_token) = await door.sign_up("ada"), await door.sign_up("bob")
+        add = door.chat.direct.add
+
+        async def add_and_lose(*about: str, now_ms: int) -> None:
+            await add(*about, now_ms=now_ms)
+            if how == "out":
+                raise Unavailable("The database is out: the connection was lost.")
+            connection.end(1000, "")
+            assert connection.scope is not None
+            connection.scope.cancel()
+
+        monkeypatch.setattr(door.chat.direct, "add", add_and_lose)
+        async with door.connect(bob_token) as (bob, _), door.connect(ada_token) as (second, _):
+            async with door.connect(ada_token) as (ada, connection):
+                await ada.send(message(type="send_dm", recipientId=bob_id, content="hello", clientMessageId="1"))
+                if how == "out":
+                    assert (await receive(ada, "error"))["code"] == "unavailable"
+                else:
+                    assert await ada.receive() is not None
+            async with door.connect(ada_token) as (ada, _):
+                await ada.send(message(type="send_dm", recipientId=bob_id, content="hello", clientMessageId="1"))
+                for client in (ada, second, bob):
+                    assert (await receive(client, "new_dm"))["message"]["seq"] == 1

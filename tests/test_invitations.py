@@ -57,6 +57,15 @@ async def test_added_user_hears_the_room_at_once_and_the_room_of_them(daemon: Da
             assert (await client.ask(type="send_message", roomId=room_id, content="x"))["code"] == "forbidden"
 
 
+async def test_added_user_hears_of_it_also_where_nothing_is_kept_of_the_room(tmp_path: Path) -> None:
+    async with open_daemon(tmp_path, MESSAGES_TAIL="0") as daemon:
+        ada, bob = await daemon.register("ada"), await daemon.register("bob")
+        room_id = await daemon.create_room(ada, kind="private")
+        async with daemon.connect(bob) as client:
+            assert (await bring(daemon, ada, room_id, bob.id)).status == 201
+            assert (await client.wait_for("user_joined"))["userId"] == bob.id
+
+
 @pytest.mark.parametrize("way", ["added", "invited"])
 async def test_who_cannot_be_brought_in_is_neither_added_nor_invited(daemon: Daemon, way: str) -> None:
     ada, bob, eve, dan = [await daemon.register(name) for name in ("ada", "bob", "eve", "dan")]

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 from chatd.bus.port import Notice
 from chatd.chat.content import check_metadata
-from chatd.chat.context import take, tell_all
+from chatd.chat.context import take
 from chatd.chat.messages import TRIES, Acknowledgement, Draft, Sender, hash_draft, prepare
+from chatd.chat.rooms import found, tell_first_members
 from chatd.errors import Refusal
 from chatd.ids import new_id
 from chatd.protocol import UnreadDms
@@ -68,6 +69,10 @@ async def send_dm(chat: Chat, session: Session, message: SendDm) -> None:
             metadata = check_metadata(draft.metadata, chat.options.limits)
             if post.request_hash is not None:
                 post.request_hash = hash_draft(draft, post.room_id, metadata)
+    elif not pair.last_seq:
+        # Whoever made it may have been killed before the two were told, who would not hear what is said now.
+        await chat.hub.activate([pair.room_id])
+        tell_first_members(chat, pair.room_id, {user_id: "member", other_id: "member"})
     if post.room_id not in session.rooms:
         # The notice of it is still on its way here; what the other one wrote first is to be heard as well.
         await chat.hub.activate([post.room_id])
@@ -98,20 +103,17 @@ def check_may_write(pair: Pair) -> None:
 
 async def _make_room(chat: Chat, room_id: str, user_id: str, other_id: str) -> Pair:
     """Make the room of two users, whose devices on every node hear it from then on; or find the one there is by now."""
+    adding = chat.direct.add(room_id, user_id, other_id, now_ms=chat.clock())
     try:
-        await chat.direct.add(room_id, user_id, other_id, now_ms=chat.clock())
+        await found(chat, room_id, adding, {user_id: "member", other_id: "member"})
     except Conflict:
         room_id = ""
     pair = await find_pair(chat, user_id, other_id)
     if pair.room_id is None:
         raise Refusal("not_found", "There is no such user.")
-    if room_id:
-        await chat.hub.activate([room_id])
-        for member_id in (user_id, other_id):
-            tell_all(chat, Notice("member_joined", member_id, room_id, seq=0, role="member"))
-        if pair.has_blocked or pair.is_blocked:
-            # The block came at the same moment and may not have found the room.
-            await chat.journal.write(settling(room_id, user_id, other_id))
+    if room_id and (pair.has_blocked or pair.is_blocked):
+        # The block came at the same moment and may not have found the room.
+        await chat.journal.write(settling(room_id, user_id, other_id))
     check_may_write(pair)
     return pair
 

@@ -30,7 +30,7 @@ from chatd.store.entries import MembershipChange, Stored, refusal_to_join, settl
 from chatd.store.rooms import MemberRow, NewRoom, RoomRow
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Mapping, Sequence
 
     from chatd.chat.session import Session
     from chatd.store.acts import Scene
@@ -224,18 +224,40 @@ async def create_room(
     detail = f"You may make {limits.rooms_per_hour} rooms an hour; try again later."
     await take(chat, "rooms:" + user_id, chat.rates.rooms, detail)
     room = NewRoom(new_id(), kind, name, topic, user_id)
+    adding = chat.rooms.add(room, owner_id=user_id, member_ids=others, now_ms=chat.clock())
     try:
-        await chat.rooms.add(room, owner_id=user_id, member_ids=others, now_ms=chat.clock())
+        await found(chat, room.id, adding, {user_id: "owner", **dict.fromkeys(others, "member")})
     except Conflict:
         raise Refusal("not_found", "One of `members` is no user's id.") from None
     chat.audit.note("room_created", user=user_id, room=room.id, kind=kind)
-    # Active before its members are told, so that their connections here are in it when this is answered.
-    await chat.hub.activate([room.id])
-    tell_all(chat, Notice("member_joined", user_id, room.id, seq=0, role="owner"))
     for member_id in others:
-        tell_all(chat, Notice("member_joined", member_id, room.id, seq=0, role="member"))
         chat.notifier.note_invitation(room.id, member_id, by=user_id)
     return await read_room(chat, user_id, room.id)
+
+
+async def found(chat: Chat, room_id: str, adding: Awaitable[None], roles: Mapping[str, str]) -> None:
+    """Have a room added, and let its first members hear it wherever they are. Raises as `adding` does.
+
+    They are told also where whoever asked is gone by then, and where nobody can say whether it was stored: who is told
+    in vain asks the store and finds nothing.
+    """
+    is_there = True
+    try:
+        await adding
+        # Active before its members are told, so that their connections here are in it when this is answered.
+        await chat.hub.activate([room_id])
+    except Conflict:
+        is_there = False
+        raise
+    finally:
+        if is_there:
+            tell_first_members(chat, room_id, roles)
+
+
+def tell_first_members(chat: Chat, room_id: str, roles: Mapping[str, str]) -> None:
+    """Let those who are in a room since it was made hear it, on every node; twice does no harm."""
+    for user_id, role in roles.items():
+        tell_all(chat, Notice("member_joined", user_id, room_id, seq=0, role=role))
 
 
 def check_texts(name: str, topic: str | None) -> None:

@@ -51,13 +51,17 @@ def notice_of(event: Event) -> Notice | None:
     return Notice(kind, event.subject or "", event.room_id, event.seq, role=role)
 
 
-def _start(room: ActiveRoom, session: Session, seq: int) -> int:
-    """Behind which seq who was made a member at this one hears the room: their own joining is theirs to hear."""
+def _start(room: ActiveRoom, session: Session, seq: int) -> int | None:
+    """Behind which seq who was made a member at this one hears the room: their own joining is theirs to hear.
+
+    `None` where it has to be read. In a room that was made with them nobody has joined.
+    """
+    if room.position != seq:
+        return None
     newest = room.tail[-1] if room.tail else None
-    is_own = (
-        newest is not None and newest.seq == seq and newest.kind == "user_joined" and newest.subject == session.user_id
-    )
-    return seq - 1 if is_own else seq
+    if newest is not None and newest.kind == "user_joined" and newest.subject == session.user_id:
+        return seq - 1
+    return None if seq else 0
 
 
 class Sessions:
@@ -203,11 +207,11 @@ class Sessions:
                 # A leaving may be among the events that are still to come, and this one is among them, too.
                 self._hub.expect(room_id, seq)
             return
+        start = None if role is None or room is None else _start(room, session, seq)
         if (
             role is not None
-            and room is not None
-            and room.position <= seq
-            and self._hub.listen(session, room_id, after=_start(room, session, seq), max_bytes=MAX_JOINED_BYTES)
+            and start is not None
+            and self._hub.listen(session, room_id, after=start, max_bytes=MAX_JOINED_BYTES)
         ):
             # Nothing has to be read: whatever ended the membership since is still to be heard.
             session.enter(room_id, role, seq)
