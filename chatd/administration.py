@@ -18,6 +18,7 @@ from chatd.chat.forms import MAX_ROOM_NAME
 from chatd.errors import Refusal, bad_fields
 from chatd.identity.credentials import find_signing_secrets
 from chatd.ids import new_id
+from chatd.process import find_daemon
 from chatd.records import format_time
 from chatd.sockets import bind
 from chatd.store.accounts import NewPassword
@@ -25,10 +26,11 @@ from chatd.store.migrations import migrate, read_migrations, read_state
 from chatd.store.rooms import NewRoom
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Literal
 
     from chatd.chat.context import Chat
-    from chatd.config import Config
+    from chatd.config import Config, HttpOptions, WebSocketOptions
     from chatd.store.accounts import Account
     from chatd.store.moderation import FoundRoom
 
@@ -44,11 +46,26 @@ async def check(config: Config) -> str:
     lines.append(f"secret: {'given' if secrets else 'will be made at first start'}")
     lines.append(f"database: {await describe_database(data_path, config.database)}")
     lines.append(f"bus: {await describe_bus(config.bus)}")
-    for table, options in (("websocket", config.websocket), ("http", config.http)):
-        for sock in bind(table, options.host, options.port):
-            sock.close()
-        lines.append(f"{table}: {options.host}:{options.port} is free")
+    doors: tuple[tuple[str, WebSocketOptions | HttpOptions], ...] = (
+        ("websocket", config.websocket),
+        ("http", config.http),
+    )
+    for table, options in doors:
+        lines.append(f"{table}: {options.host}:{options.port} {_state_of_port(table, options, data_path)}")
     return "\n".join(lines)
+
+
+def _state_of_port(table: str, options: WebSocketOptions | HttpOptions, data_path: Path) -> str:
+    """Raises `StartFault` where anybody has it but a chatd that runs, beside which one may check."""
+    try:
+        for sock in bind(table, options.host, options.port, reuse_port=options.reuse_port):
+            sock.close()
+    except StartFault:
+        process = find_daemon(data_path, options.port)
+        if process is None:
+            raise
+        return f"is in use by the chatd that runs, process {process}"
+    return "is free"
 
 
 async def migrate_schema(config: Config, way: str, *, to: int | None) -> str:

@@ -64,7 +64,7 @@ def declare_verify(parser: argparse.ArgumentParser) -> None:
 def declare_audit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--user", default="", metavar="USER", help="username or id")
     parser.add_argument("--action", default="", metavar="ACTION", help="like sign_in_failed, limited, member_removed")
-    parser.add_argument("--room", default="", metavar="ROOM", help="id of a room")
+    parser.add_argument("--room", default="", metavar="ROOM", help="name or id")
     parser.add_argument("--since", default="", metavar="TIME", help="a time, or how long ago, like 90m or 7d")
     parser.add_argument("--limit", type=int, default=100, metavar="N", help="events to show (default: %(default)s)")
     parser.add_argument("--follow", action="store_true", help="go on with what happens from now on")

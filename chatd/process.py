@@ -1,6 +1,6 @@
 """What a daemon asks of its machine before it serves: open files enough, signals that do not kill it, a folder alone.
 
-Called by `__main__` and `server`, before and around everything else.
+Called by `__main__` and `server`, before and around everything else; `administration` looks who serves already.
 """
 
 from __future__ import annotations
@@ -10,19 +10,22 @@ import os
 import resource
 import signal
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from chatd import telemetry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 log = telemetry.get_logger(__name__)
 
 LOCK_NAME: Final = "lock"
 #: Open files beside the connections: the database, the listeners, HTTP, logs.
 SPARE_FILES: Final = 100
+_PROC: Final = Path("/proc")
+#: A state in its tables of sockets.
+_LISTENS: Final = "0A"
 
 
 @contextmanager
@@ -57,6 +60,50 @@ def _lock(path: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def find_daemon(folder: Path, port: int) -> int | None:
+    """The process that has a port, if it is a daemon of this folder or another chatd; looks and touches nothing.
+
+    None where it is somebody else's, or it cannot be known whose. Source: proc(5).
+    """
+    holder, listeners = _holder_of(folder), _listeners_on(port)
+    if holder is not None and (holder in listeners or not listeners):
+        return holder
+    return next((process for process in sorted(listeners) if _is_daemon(process)), None)
+
+
+def _holder_of(folder: Path) -> int | None:
+    """Who has the lock of a folder."""
+    with suppress(OSError):
+        own = str((folder / LOCK_NAME).stat().st_ino)
+        for line in (_PROC / "locks").read_text().splitlines():
+            _, kind, *_, process, place, _, _ = line.split()
+            if kind == "FLOCK" and place.rpartition(":")[2] == own:
+                return int(process)
+    return None
+
+
+def _listeners_on(port: int) -> set[int]:
+    """Who listens on a TCP port, as far as one may look."""
+    sockets = set()
+    for table in ("tcp", "tcp6"):
+        with suppress(OSError):
+            for line in (_PROC / "net" / table).read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _LISTENS and int(fields[1].rpartition(":")[2], 16) == port:
+                    sockets.add(f"socket:[{fields[9]}]")
+    found = set()
+    for path in _PROC.glob("[0-9]*/fd"):
+        with suppress(OSError):
+            if any(str(file.readlink()) in sockets for file in path.iterdir()):
+                found.add(int(path.parent.name))
+    return found
+
+
+def _is_daemon(process: int) -> bool:
+    words = (_PROC / str(process) / "cmdline").read_bytes().split(b"\0")
+    return b"serve" in words and any(word.rpartition(b"/")[2] == b"chatd" for word in words)
 
 
 def raise_file_limit() -> None:

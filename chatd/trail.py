@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, get_args
 
 import trio
 
 from chatd.backends import StartFault, database_path, open_database, open_database_for_looking
+from chatd.chat.audit import Action
+from chatd.ids import is_id
 from chatd.records import format_time
 from chatd.store.accounts import Accounts
 from chatd.store.audit import AuditTrail, Filter
+from chatd.store.moderation import Moderation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,16 +38,17 @@ async def show_trail(
     write: Callable[[str], None],
 ) -> None:
     """Write the newest events that fit, in the order in which they happened. Raises `StartFault`."""
+    if action and action not in get_args(Action):
+        raise StartFault(f"--action {action}: there is no such action; there are {', '.join(get_args(Action))}.")
     data_path = config.server.data_path
     if not config.database.url and not database_path(data_path).exists():
         raise StartFault(f"There is no database in {data_path}; give --config, or start the daemon first.")
     opened = open_database(data_path, config.database) if config.database.url else open_database_for_looking(data_path)
     async with opened as (database, queries):
         trail = AuditTrail(database, queries)
-        user_id = user
-        if user and (account := await Accounts(database, queries).by_username(user.casefold())) is not None:
-            user_id = account.id
-        wanted = Filter(action=action, user_id=user_id, room_id=room, since_ms=_read_since(since))
+        user_id = await _user_id(Accounts(database, queries), user) if user else ""
+        room_id = await _room_id(Moderation(database, queries), room) if room else ""
+        wanted = Filter(action=action, user_id=user_id, room_id=room_id, since_ms=_read_since(since))
         events = await trail.page(wanted, limit=most)
         last = ""
         while True:
@@ -55,6 +59,24 @@ async def show_trail(
                 return
             await trio.sleep(FOLLOW_S)
             events = await trail.page(wanted, after=last, limit=AT_ONCE)
+
+
+async def _user_id(accounts: Accounts, given: str) -> str:
+    """Of a user by name or id. Raises `StartFault`."""
+    account = await accounts.by_username(given.casefold()) or await accounts.by_id(given)
+    if account is None:
+        raise StartFault(f"--user {given}: there is no such user; `chatd user list` shows all.")
+    return account.id
+
+
+async def _room_id(moderation: Moderation, given: str) -> str:
+    """Of a room by name or id; the id also of a conversation, and of a room that is gone. Raises `StartFault`."""
+    found = await moderation.find_rooms(given)
+    if len(found) > 1:
+        raise StartFault(f"--room {given}: several rooms have this name; give the id, which `chatd room list` shows.")
+    if not found and not is_id(given):
+        raise StartFault(f"--room {given}: there is no such room; `chatd room list` shows all.")
+    return found[0].id if found else given
 
 
 def line_of(event: AuditEvent) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import socket
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -31,7 +33,7 @@ from chatd.configfile import load_config
 from chatd.errors import Refusal
 from chatd.ids import new_id
 from chatd.store.migrations import Migration, SchemaFault, read_migrations
-from tests.daemon import environment, open_daemon
+from tests.daemon import NO_FILE, environment, open_daemon, start_process
 from tests.servers import open_redis, shared_postgres, shared_redis
 from tests.shell import contents
 
@@ -225,6 +227,19 @@ async def test_check_beside_an_open_database_changes_nothing(config: Config) -> 
         # The daemon itself goes on proving that it can write, which shows in the log and its index.
         assert after.keys() == before.keys()
         assert after["chatd.db"] == before["chatd.db"]
+
+
+async def test_check_beside_a_daemon_says_that_it_has_the_ports_and_that_a_stranger_must_not(tmp_path: Path) -> None:
+    async with start_process(tmp_path) as daemon:
+        ports = {"WEBSOCKET_PORT": str(daemon.websocket_port), "HTTP_PORT": str(daemon.http_port)}
+        told = await check(load_config(NO_FILE, environment(tmp_path, limits=False, **ports)))
+        assert told.count(f"is in use by the chatd that runs, process {daemon.process.pid}") == 2
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ports["HTTP_PORT"] = str(taken.getsockname()[1])
+        with pytest.raises(StartFault, match=r"http.*port: cannot listen"):
+            await check(load_config(NO_FILE, environment(tmp_path, limits=False, **ports)))
 
 
 # On PostgreSQL and Redis

@@ -194,6 +194,28 @@ def test_what_is_done_from_the_shell_is_noted(tmp_path: Path, shell: Shell) -> N
     assert "--since whenever: give a time" in refused.err
 
 
+def test_command_takes_names_and_says_where_there_is_nobody_of_that_name(tmp_path: Path, shell: Shell) -> None:
+    shell.told("user", "add", "ada", "--email", "ada@example.org", stdin="correct horse\n")
+    ids = [
+        shell.told("room", "create", "club"),
+        shell.told("room", "create", "twins"),
+        shell.told("room", "create", "twins"),
+    ]
+    for given in ("club", ids[0]):
+        [line] = shell.told("audit", "--room", given).splitlines()
+        assert line.split()[1:4] == ["room_created", "-", ids[0]]
+    assert shell.told("room", "delete", "club")
+    assert len(shell.told("audit", "--room", ids[0]).splitlines()) == 2
+    for arguments, said in (
+        (("--user", "nobody"), "--user nobody: there is no such user"),
+        (("--room", "nowhere"), "--room nowhere: there is no such room"),
+        (("--room", "twins"), "--room twins: several rooms have this name"),
+        (("--action", "juggled"), "--action juggled: there is no such action; there are registered, "),
+    ):
+        refused = shell.run("audit", *arguments)
+        assert (refused.status, refused.out, said in refused.err) == (1, "", True), refused
+
+
 async def test_command_filters_and_follows(daemon: Daemon) -> None:
     config = load_config(NO_FILE, environment(daemon.data_dir))
     ada, bob = await daemon.register("ada"), await daemon.register("bob")
