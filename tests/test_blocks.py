@@ -108,7 +108,8 @@ async def test_nobody_writes_to_a_blocked_room_and_both_do_when_both_blocks_are_
 async def test_the_blocked_one_cannot_write_and_what_was_written_stays_readable(daemon: Daemon) -> None:
     ada, bob = await daemon.register("ada"), await daemon.register("bob")
     async with daemon.connect(ada) as first, daemon.connect(bob) as second:
-        room_id = (await write(first, bob))["roomId"]
+        ack = await write(first, bob)
+        room_id, message_id = ack["roomId"], ack["messageId"]
         await second.heard("new_dm")
         await block(daemon, ada, bob)
         to_ada = {"type": "send_dm", "recipientId": ada.id, "content": "x"}
@@ -117,10 +118,18 @@ async def test_the_blocked_one_cannot_write_and_what_was_written_stays_readable(
         assert (code, "unblock" in sentence) == ("forbidden", True)
         # nor by the room's own id, through either door
         for user, client in ((ada, first), (bob, second)):
-            code, _ = await refusal(client, type="send_message", roomId=room_id, content="x")
-            assert code == "forbidden"
+            await until_typing_is(client, room_id, "error")
+            closed = ("forbidden", "Nobody writes in this conversation for now; both of you may read it.")
+            for request in (
+                {"type": "send_message", "roomId": room_id, "content": "x"},
+                {"type": "typing_start", "roomId": room_id},
+                {"type": "add_reaction", "messageId": message_id, "emoji": "👍"},
+            ):
+                assert await refusal(client, **request) == closed
             answer = await daemon.http("POST", f"/api/rooms/{room_id}/messages", {"content": "x"}, token=user.token)
-            assert (answer.status, answer.json()["code"]) == (403, "forbidden")
+            assert (answer.status, answer.json()["code"], answer.json()["detail"]) == (403, *closed)
+            pinning = await refusal(client, type="pin_message", messageId=message_id)
+            assert "moderator" not in pinning[1]
         for user, other in ((ada, bob), (bob, ada)):
             page = (await daemon.http("GET", f"/api/direct-messages/{other.id}", token=user.token)).json()
             assert [message["content"] for message in page["messages"]] == ["hello"]

@@ -33,7 +33,7 @@ async def find_message(chat: Chat, user_id: str, message_id: str, action: Action
     where = await chat.messages.whereabouts(message_id, asked_by=user_id)
     if where is None or (where.role is None and where.room_kind != "public"):
         raise no_such_message()
-    check_may(where.role, action)
+    check_may(where.role, action, kind=where.room_kind)
     return where
 
 
@@ -44,7 +44,7 @@ def no_such_message() -> Refusal:
 async def check_may_change(scene: Scene, user_id: str, action: Action) -> str:
     """The role of a member who may do this now. Raises `Refusal`, also while they are muted."""
     standing = await scene.standing(user_id)
-    check_may(standing.role, action)
+    check_may(standing.role, action, kind=scene.head.kind)
     assert standing.role is not None
     if (refusal := refusal_while_muted(standing, scene.now_ms)) is not None:
         raise refusal
@@ -105,7 +105,7 @@ async def delete_message(chat: Chat, session: Session, message: DeleteMessage) -
         if subject is None:
             raise no_such_message()
         if subject.sender_id != user_id:
-            check_may(role, "delete_any")
+            check_may(role, "delete_any", kind=scene.head.kind)
         if subject.is_deleted:
             return
         if subject.sender_id != user_id:

@@ -16,7 +16,7 @@ from chatd.chat.context import take
 from chatd.chat.features import check_feature
 from chatd.chat.files import attach
 from chatd.chat.links import with_links
-from chatd.chat.permissions import check_may
+from chatd.chat.permissions import check_may, check_may_send
 from chatd.chat.receipts import read_cursors
 from chatd.chat.refusals import send_error
 from chatd.chat.typists import who_types
@@ -122,7 +122,7 @@ async def prepare(chat: Chat, sender: Sender, draft: SendMessage | Draft, settle
     """Check a message and take it from its sender's budget. Raises `Refusal`; the budget pays only for good ones."""
     limits = chat.options.limits
     if not await _is_repeat(chat, sender, draft):
-        check_may(sender.role, "send")
+        await check_may_send(chat, sender.user_id, sender.role, draft.room_id)
     content = clean_content(chat, draft.content, draft.message_type)
     client_message_id = draft.client_message_id
     metadata = check_metadata(draft.metadata, limits)

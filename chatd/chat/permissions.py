@@ -6,9 +6,13 @@ who stands as high as they do, and nobody gives a role as high as their own; onl
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from chatd.errors import Refusal
+from chatd.store.entries import NOBODY_WRITES
+
+if TYPE_CHECKING:
+    from chatd.chat.context import Chat
 
 Action = Literal[
     "read", "send", "react", "pin", "delete_any", "invite", "kick", "ban", "mute", "set_role", "change", "delete"
@@ -43,14 +47,30 @@ _WORDS: Final[dict[Action, str]] = {
 }
 
 
-def check_may(role: str | None, action: Action) -> None:
-    """Raise `Refusal` if somebody with this role (`None`: no member) may not do it."""
+def check_may(role: str | None, action: Action, *, kind: str = "") -> None:
+    """Raise `Refusal` if somebody with this role (`None`: no member) may not do it.
+
+    `kind` is the room's, where it is known: in a direct conversation there is nobody to be asked for more.
+    """
     if role is None:
         raise Refusal("not_a_member", "You are not a member of this room; send join_room first.")
     if action not in MAY[role]:
         words = _WORDS.get(action, action)
+        if kind == "direct" and role == "readonly":
+            raise Refusal("forbidden", NOBODY_WRITES)
+        if kind == "direct":
+            raise Refusal("forbidden", f"This is a direct conversation, in which nobody may {words}.")
         asked = "a moderator" if action in MAY["moderator"] else "an owner"
         raise Refusal("forbidden", f"Your role in this room is {role}, which may not {words}; ask {asked}.")
+
+
+async def check_may_send(chat: Chat, user_id: str, role: str | None, room_id: str) -> None:
+    """`check_may` of sending, for who knows nothing of the room but the role."""
+    if role == "readonly":
+        room = await chat.rooms.by_id(room_id, asked_by=user_id)
+        check_may(role, "send", kind="" if room is None else room.kind)
+    else:
+        check_may(role, "send")
 
 
 def check_may_act_on(role: str | None, action: Action, other_role: str | None) -> None:

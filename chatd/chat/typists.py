@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from chatd.chat.permissions import check_may
+from chatd.chat.permissions import check_may, check_may_send
 from chatd.ids import new_id
 from chatd.protocol import Ok, TypingStart, TypingStop, UserStoppedTyping, UserTyping, encode
 from chatd.store.entries import refusal_while_muted
@@ -229,7 +229,7 @@ class Typists:
 async def typing_start(chat: Chat, session: Session, message: TypingStart) -> Ok:
     """Tell the others of a room that the user is typing; only who may send there can, and nobody who is muted."""
     room_id = message.room_id
-    check_may(session.role_in(room_id), "send")
+    await check_may_send(chat, session.user_id, session.role_in(room_id), room_id)
     if chat.typists.is_news(room_id, session.user_id):
         standing = await chat.statuses.standing(room_id, session.user_id)
         if (refusal := refusal_while_muted(standing, chat.clock())) is not None:

@@ -39,6 +39,10 @@ def settled_by_writer(outcome: Outcome) -> None:
     """`Journal.write` puts its own in the place of this one."""
 
 
+#: What those are told of whom one blocks the other; who does is the other's own.
+NOBODY_WRITES: Final = "Nobody writes in this conversation for now; both of you may read it."
+
+
 def no_such_room() -> Refusal:
     return Refusal("not_found", "There is no such room.")
 
@@ -217,6 +221,8 @@ def _refusal_to_send(standing: Standing, head: Head, now_ms: int) -> Refusal | N
     """What keeps somebody from sending a message now, whatever their node has heard of it."""
     if standing.role is None:
         return Refusal("not_a_member", "You are not a member of this room; send join_room first.")
+    if standing.role == "readonly" and head.kind == "direct":
+        return Refusal("forbidden", NOBODY_WRITES)
     if standing.role == "readonly":
         return Refusal("forbidden", "Your role in this room is readonly, which may not send; ask a moderator.")
     if (muted := refusal_while_muted(standing, now_ms)) is not None:
