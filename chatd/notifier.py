@@ -51,9 +51,8 @@ async def make_notifications(chat: Chat, bell: Bell, making: trio.Lock) -> None:
 
 async def _make_some(chat: Chat, *, is_waiting: bool) -> bool:
     """Make notifications of the oldest events; False if that has to be tried again, which is logged once."""
-    if chat.notifier.dropped:
-        log.warning("notifications_dropped", events=chat.notifier.dropped, detail="More happens than can be told of.")
-        chat.notifier.dropped = 0
+    if dropped := chat.notifier.take_dropped():
+        log.warning("notifications_dropped", events=dropped, detail="More happens than can be told of.")
     work = chat.notifier.take(AT_ONCE)
     try:
         await notify(chat, work)

@@ -383,6 +383,7 @@ def test_queue_is_bounded() -> None:
     for _ in range(MAX_WAITING + 5):
         notifier.note(event(b"@"))
     assert notifier.dropped == 5
+    assert [notifier.take_dropped() for _ in range(2)] == [5, 0]
     assert len(notifier.take(2 * MAX_WAITING)) == MAX_WAITING
 
 

@@ -40,6 +40,7 @@ class Notifier:
         self._waiting: deque[Event | Concern] = deque()
         self._on_work = on_work
         self.dropped = 0
+        self._told_dropped = 0
 
     def note(self, event: Event) -> None:
         """Have a committed event looked at, if it may concern anybody. A false alarm costs its decoding."""
@@ -64,6 +65,11 @@ class Notifier:
     @property
     def waiting(self) -> int:
         return len(self._waiting)
+
+    def take_dropped(self) -> int:
+        """How many were dropped since this was asked last."""
+        new, self._told_dropped = self.dropped - self._told_dropped, self.dropped
+        return new
 
     def take(self, count: int) -> list[Event | Concern]:
         """The oldest so many; they are the caller's to make notifications of, or to put back."""
