@@ -5,8 +5,9 @@ The sentences are for somebody at a keyboard with wscat: they say what was wrong
 
 from __future__ import annotations
 
+import json
 import re
-from typing import Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import msgspec
 from msgspec import inspect
@@ -15,11 +16,18 @@ from chatd.errors import Refusal, bad_fields
 from chatd.protocol import CLIENT_TYPES, MAX_ID_BYTES, ClientMessage, wire_name
 from chatd.records import encode_json
 
+if TYPE_CHECKING:
+    from collections.abc import Container
+
 _decoder: Final[msgspec.json.Decoder[ClientMessage]] = msgspec.json.Decoder(ClientMessage)
 _loose_decoder: Final = msgspec.json.Decoder(dict[str, Any])
 _SHAPES: Final = {wire_name(cls.__name__): cls for cls in get_args(ClientMessage)}
 #: A NUL character in JSON text; behind an odd number of backslashes it is these six characters as such.
 _NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+#: The length of a field's name that is told, and how many such faults are.
+MAX_NAME: Final = 64
+MAX_NAMED: Final = 5
+_HALF: Final = re.compile("[\ud800-\udfff]")
 
 
 def decode(text: str) -> ClientMessage:
@@ -50,6 +58,30 @@ def nul_faults(text: str) -> dict[str, str]:
     return {name: "has a NUL character in it" for name, value in fields if _NUL.search(encode_json(value))}
 
 
+def half_pair_faults(text: str) -> dict[str, str]:
+    """The fields of what is no JSON object only because of a surrogate without its other half, with the fault.
+
+    It is no character. Most libraries of JSON write such an escape where a text was cut in the middle of one.
+    """
+    if "\\ud" not in text.lower():
+        return {}
+    fields = [
+        name
+        for name, value in _lenient(text).items()
+        if len(name) <= MAX_NAME and not _HALF.search(name) and _HALF.search(json.dumps(value, ensure_ascii=False))
+    ]
+    return dict.fromkeys(fields[:MAX_NAMED], "has half of a surrogate pair in it, which is no character")
+
+
+def _lenient(text: str) -> dict[str, Any]:
+    """A JSON object in which there may be halves of surrogate pairs; empty if it is none."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 class BadMessage(Refusal):
     """A frame that is no message of the protocol; `request_id` is its `id`, if that could be read."""
 
@@ -68,6 +100,8 @@ def _explained(error: Exception, text: str) -> BadMessage:
     """msgspec's error as a sentence for somebody at a keyboard, with the `id` of the request where it has one."""
     request_id: str | None = None
     kind, shape = "this message", None
+    if isinstance(error, msgspec.DecodeError | UnicodeEncodeError) and (faults := half_pair_faults(text)):
+        return BadMessage(bad_fields(faults).detail, request_id=_usable_id(_lenient(text), faults))
     if isinstance(error, msgspec.ValidationError):
         if not text.lstrip().startswith("{"):
             return BadMessage('A message is one JSON object, such as {"type":"ping"}.', request_id=None)
@@ -76,11 +110,17 @@ def _explained(error: Exception, text: str) -> BadMessage:
         except (msgspec.DecodeError, RecursionError):
             # The fault came first; what is behind it is no JSON, or too deep.
             loose = {}
-        if isinstance(loose.get("id"), str) and len(loose["id"].encode()) <= MAX_ID_BYTES:
-            request_id = loose["id"]
+        request_id = _usable_id(loose)
         if loose.get("type") in CLIENT_TYPES:
             kind, shape = f"`{loose['type']}`", _SHAPES[loose["type"]]
     return BadMessage(_sentence(error, kind, shape=shape), request_id=request_id)
+
+
+def _usable_id(loose: dict[str, Any], faults: Container[str] = ()) -> str | None:
+    """The `id` of a request that is wrong, if that is none of what is wrong."""
+    request_id = loose.get("id")
+    is_usable = isinstance(request_id, str) and "id" not in faults and len(request_id.encode()) <= MAX_ID_BYTES
+    return request_id if is_usable else None
 
 
 def _sentence(error: Exception, kind: str, *, shape: type | None) -> str:

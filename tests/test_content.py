@@ -68,7 +68,13 @@ def test_zero_means_no_limit() -> None:
     check_client_message_id("x" * 1000, NO_LIMITS)
 
 
-@pytest.mark.parametrize("content", ["", " ", "\n\t \r\n", "\u3000\u00a0"])
+UNSEEN = (
+    "\u200b", "\u200d\ufeff\u2060", "\u202e\u202c", "\u00ad", "\u3164 \uffa0", "\u115f\u1160", "\u2800", "\ufe0f",
+    "\u034f", "\u180e", "\U000e0041\U000e007f", "\U0001d173", " \u200b\n",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("content", ["", " ", "\n\t \r\n", "\u3000\u00a0", *UNSEEN])
 def test_message_without_anything_to_read_is_refused(content: str) -> None:
     code, detail = content_refusal(content)
     assert (code, "empty" in detail) == ("bad_message", True)
@@ -309,6 +315,20 @@ async def test_a_message_is_cleaned_whichever_door_it_comes_through(tmp_path: Pa
 
 
 @ON_BOTH_BACK_ENDS
+async def test_what_nobody_can_see_is_neither_sent_nor_edited_into_a_message(tmp_path: Path) -> None:
+    async with open_daemon(tmp_path) as daemon:
+        ada = await daemon.register("ada")
+        room = await daemon.create_room(ada)
+        posted = await say(daemon, ada, room, "hello")
+        async with daemon.connect(ada) as client:
+            for content in (*UNSEEN, "<b>\u200b</b>"):
+                sent = await client.ask(type="send_message", roomId=room, content=content)
+                edited = await client.ask(type="edit_message", messageId=posted["id"], content=content)
+                assert (sent["code"], edited["code"]) == ("bad_message", "bad_message"), ascii(content)
+                assert (await say(daemon, ada, room, content))["code"] == "bad_message"
+
+
+@ON_BOTH_BACK_ENDS
 async def test_characters_of_all_kinds_come_back_as_they_were_sent(tmp_path: Path) -> None:
     async with open_daemon(tmp_path) as daemon:
         ada = await daemon.register("ada")
@@ -331,6 +351,7 @@ async def test_characters_of_all_kinds_come_back_as_they_were_sent(tmp_path: Pat
         ):
             answer = await daemon.http("POST", f"/api/rooms/{room}/messages", body, token=ada.token)
             assert (answer.status, answer.json()["code"]) == (422, "bad_message"), body
+            assert ("half of a surrogate pair" in answer.json()["detail"]) == (b"\\u" in body)
 
 
 @ON_BOTH_BACK_ENDS

@@ -71,7 +71,14 @@ FAULTS: dict[str, tuple[str, list[str]]] = {
         '{"type":"authenticate","token":"t","resume":{"epoch":"e","rooms":{"r":"1"}}}',
         ["`resume.rooms"],
     ),
-    "half a surrogate pair": ('{"type":"send_message","roomId":"r","content":"\\ud800"}', ["not JSON"]),
+    "half a surrogate pair": ('{"type":"send_message","roomId":"r","content":"\\ud800"}', ["`content`", "surrogate"]),
+    "half a surrogate pair in a field of many": (
+        json.dumps({f"x{number}": "\ud83d" for number in range(1000)} | {"x" * 65: "\udc00", "y\ud800": "\ud800"}),
+        ["`x4`", "surrogate"],
+    ),
+    "half a surrogate pair in a name": (json.dumps({"x\ud800": 1}), ["not JSON"]),
+    "half a surrogate pair in no JSON": ('{"x":"\\ud800"', ["not JSON"]),
+    "half a surrogate pair in no object": ('["\\ud800"]', ["JSON object"]),
     "nested too deeply": (
         '{"type":"send_message","roomId":"r","content":"x","metadata":{"a":' + DEEP + "}}",
         ["nested"],
@@ -97,6 +104,8 @@ def test_faulty_message_keeps_its_id_where_it_can_be_read() -> None:
     assert fault('{"type":"shout","id":"7"}').request_id == "7"
     assert fault('{"type":"ping","id":7}').request_id is None
     assert fault('{"type":"ping","id":"7"').request_id is None
+    assert fault('{"type":"send_message","id":"7","roomId":"r","content":"\\ud800"}').request_id == "7"
+    assert fault('{"type":"ping","id":"\\ud800"}').request_id is None
     assert fault('{"type":"ping","id":"é' + "x" * 63 + '"}').request_id is None
 
 

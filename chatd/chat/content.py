@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 #: Control characters but tab, newline and carriage return (C0, DEL, C1).
 _CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+#: A character that shows: no space, none of those that Unicode has no ink for (Default_Ignorable_Code_Point of UAX #44,
+#: the marks around interlinear annotations), and not the empty pattern of Braille.
+_VISIBLE: Final = re.compile(
+    "[^\\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
 #: A NUL character in JSON text; behind an odd number of backslashes it is these six characters as such.
 _NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
@@ -44,7 +50,7 @@ def _without_html(content: str, what: Literal["strip", "escape"]) -> str:
     text = strip_html(content)
     if text is None:
         raise Refusal("bad_message", "The field `content` hides HTML tags in HTML tags; send it as `code`.")
-    if not text or text.isspace():
+    if not _VISIBLE.search(text):
         raise Refusal(
             "bad_message", "The field `content` has nothing but HTML tags, which are left out; send it as `code`."
         )
@@ -58,8 +64,8 @@ def check_content(content: str, limits: LimitOptions) -> str:
             "content_too_long",
             f"The field `content` has {len(content)} characters; at most {limits.content_characters} are allowed.",
         )
-    if not content or content.isspace():
-        raise Refusal("bad_message", "The field `content` is empty; write something.")
+    if not _VISIBLE.search(content):
+        raise Refusal("bad_message", "The field `content` is empty, or nothing in it can be seen; write something.")
     if not (content.isascii() and content.isprintable()) and _CONTROL.search(content):
         raise Refusal("bad_message", "The field `content` has control characters; only tab and new line are allowed.")
     return content

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from chatd.decoding import nul_faults, validation_sentence
+from chatd.decoding import half_pair_faults, nul_faults, validation_sentence
 from chatd.errors import Refusal, bad_fields
 from chatd.protocol import ClientMessageId, Id, MessageType
 
@@ -163,6 +163,8 @@ def read_form(body: bytes, form: type[T]) -> T:
     except msgspec.ValidationError as error:
         raise Refusal("bad_message", validation_sentence(error, "the body", shape=form)) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        if faults := half_pair_faults(body.decode(errors="replace")):
+            raise bad_fields(faults) from None
         raise Refusal("bad_message", f"The body is not JSON ({str(error)[:100]}).") from None
     if faults:
         raise bad_fields(faults)
