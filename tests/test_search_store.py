@@ -19,7 +19,7 @@ from chatd.store.queries import Query
 from chatd.store.search import Search
 from chatd.store.search_index import open_search_index
 from chatd.store.search_terms import NEAR, STRETCH_BITS, windows_of
-from chatd.store.words import phrases_of
+from chatd.store.words import phrases_of, words_of
 from tests.stores import Store, join, open_store, post
 
 if TYPE_CHECKING:
@@ -293,6 +293,31 @@ async def test_no_message_is_too_long_for_the_index(indexed: Indexed) -> None:
     await indexed.follow()
     assert len(await indexed.texts(ada, "hello")) == 1
     assert await indexed.texts(ada, "goodbye") == ["goodbye"]
+
+
+async def test_long_messages_come_into_the_index_few_at_a_time_and_each_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_index_module, "BATCH_LENGTH", 2500)
+    ada = await store.add_user("ada")
+    rooms = [await store.add_room(ada, name=f"room {n}") for n in range(3)]
+    async with store.open_journal() as written:
+        for n in range(9):
+            for room in rooms:
+                # one is too long for any batch
+                await written.journal.write(post(ada, room, f"number {n} " + "x" * (3000 if n == 4 else 700)))
+    async with open_indexed(store) as indexed:
+        await indexed.follow()
+        for room in rooms:
+            assert len(await indexed.find(ada, "number", room_id=room)) == 9
+        table = {"sqlite": "search_index", "postgres": "search_messages"}[store.database.dialect]
+        assert await indexed.rows(f"SELECT COUNT(*) FROM {table}") == [(27,)]
+
+
+def test_signs_stand_between_words_and_marks_belong_to_them() -> None:
+    for sign in ("\N{EURO SIGN}", "\N{GRINNING FACE}", "\u200d"):
+        assert words_of(sign * 10_000 + " word") == ["word"]
+    assert words_of("nai\u0308ve a_b हिन्दी 世界") == ["naive", "a", "b", "हिन्दी", "世", "界"]
 
 
 async def test_the_lag_is_zero_once_everything_is_read(indexed: Indexed) -> None:

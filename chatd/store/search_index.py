@@ -9,6 +9,7 @@ So many messages a second are read at most; beyond that the index falls behind a
 
 from __future__ import annotations
 
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from chatd.bus.port import Event
     from chatd.metrics import Metrics
-    from chatd.store.database import Database, Params, Transaction
+    from chatd.store.database import Database, Params, Row, Transaction
     from chatd.store.queries import Queries
 
 log = telemetry.get_logger(__name__)
@@ -34,6 +35,12 @@ log = telemetry.get_logger(__name__)
 _FOLLOWED: Final = frozenset({"new_message", "message_edited", "message_deleted"})
 #: Messages and rooms that one transaction adds; on SQLite the journal waits for it.
 BATCH: Final = 500
+#: Characters after which a transaction adds no more messages: long ones would hold up the journal for seconds.
+BATCH_LENGTH: Final = 200_000
+#: Changed messages that one transaction reads again: their words are made while it lasts.
+CHANGES: Final = 50
+#: Seconds of making words after which others have their turn.
+SLICE_S: Final = 0.001
 ROOMS_AT_ONCE: Final = 200
 #: Seconds until what is new is read: more at once costs less.
 PAUSE_S: Final = 0.5
@@ -55,12 +62,18 @@ class _Stretch(NamedTuple):
     after: int
     until: int
 
+    def before(self, number: int, seq: int) -> _Stretch:
+        """As much of it as stands before a place in the order of rooms and seqs."""
+        if self.number < number:
+            return self
+        return self._replace(until=min(self.until, seq - 1) if self.number == number else self.after)
+
 
 class _Batch(NamedTuple):
     """What is to be added, the rooms of which nothing is left then, and those that the index does not know yet."""
 
     stretches: Sequence[_Stretch]
-    entries: Sequence[Sequence[Any]]
+    messages: Sequence[Row]
     done: Sequence[str]
     new_rooms: Sequence[str]
 
@@ -86,6 +99,8 @@ class SearchIndex:
         self._is_on = is_on
         # Rooms with something to read, by when that was first known; the oldest first.
         self._behind: dict[str, float] = {}
+        # Messages that are read at once: fewer while they are long.
+        self._batch = BATCH
         self._arrived = trio.Event()
 
     def note(self, event: Event) -> None:
@@ -156,12 +171,27 @@ class SearchIndex:
         if batch.new_rooms:
             rooms: Params = {"rooms": _json(batch.new_rooms)}
             await self._database.transaction(lambda tx: tx.run(self._queries["search.add_rooms"], rooms))
-        return await self._database.transaction(lambda tx: self._write(tx, batch))
+        entries = await self._entries(batch.messages)
+        return await self._database.transaction(lambda tx: self._write(tx, batch, entries))
+
+    async def _entries(self, messages: Sequence[Row]) -> list[list[object]]:
+        """Messages with their words: what takes long is done in slices, before anybody has to wait for it.
+
+        On the loop, not in the database's thread: there it would hold the interpreter for 5 ms at a time.
+        """
+        entries = []
+        began = time.perf_counter()
+        for message in messages:
+            entries.append(self._entry(message))
+            if time.perf_counter() - began > SLICE_S:
+                await trio.lowlevel.checkpoint()
+                began = time.perf_counter()
+        return entries
 
     async def _read_new(self, tx: Transaction, room_ids: Sequence[str]) -> _Batch:
-        """What is to be added, with its words: all that takes long is done before anybody has to wait for it."""
+        """What is to be added."""
         stretches, unfinished, new_rooms = [], set(), []
-        free = BATCH
+        free = self._batch
         wanted: Params = {"rooms": _json(room_ids)}
         for room_id, number, indexed_seq, last_seq in await tx.rows(self._queries["search.positions"], wanted):
             if number is None:
@@ -175,11 +205,16 @@ class SearchIndex:
             if until < last_seq:
                 unfinished.add(room_id)
         unread: Params = {"stretches": _json(stretches)}
-        entries = [self._entry(row) for row in await tx.rows(self._queries["search.unread"], unread)]
+        messages = sorted(await tx.rows(self._queries["search.unread"], unread))
+        if (count := _count_within(messages, BATCH_LENGTH)) < len(messages):
+            first_left = messages[count][:2]
+            unfinished |= {stretch.room_id for stretch in stretches if (stretch.number, stretch.until) >= first_left}
+            stretches = [cut for stretch in stretches if (cut := stretch.before(*first_left)).until > cut.after]
+        self._batch = min(2 * count, BATCH) if count else BATCH
         done = [room_id for room_id in room_ids if room_id not in unfinished]
-        return _Batch(stretches, entries, done, new_rooms)
+        return _Batch(stretches, messages[:count], done, new_rooms)
 
-    async def _write(self, tx: Transaction, batch: _Batch) -> _Round:
+    async def _write(self, tx: Transaction, batch: _Batch, entries: Sequence[Sequence[Any]]) -> _Round:
         """Add a batch, unless another node was quicker, and after it what has changed since it was added or read."""
         locked = await tx.row(self._queries["search.lock"], {})
         if locked is None or not locked[0]:
@@ -191,18 +226,18 @@ class SearchIndex:
             positions = {row[1]: row[2] for row in await tx.rows(self._queries["search.positions"], where)}
             stretches = [stretch for stretch in batch.stretches if positions.get(stretch.number) == stretch.after]
             numbers = {stretch.number for stretch in stretches}
-            await self._add(tx, [entry for entry in batch.entries if entry[0] in numbers])
+            await self._add(tx, [entry for entry in entries if entry[0] in numbers])
             heads: Params = {"heads": _json([(stretch.number, stretch.until) for stretch in stretches])}
             await tx.run(self._queries["search.advance"], heads)
             read = sum(stretch.until - stretch.after for stretch in stretches)
             lost = {stretch.room_id for stretch in batch.stretches if stretch.number not in numbers}
             done = [room_id for room_id in batch.done if room_id not in lost]
         changed = await self._read_changes(tx)
-        return _Round(read + changed, done, has_more=changed == BATCH or bool(batch.new_rooms))
+        return _Round(read + changed, done, has_more=changed == CHANGES or bool(batch.new_rooms))
 
     async def _read_changes(self, tx: Transaction) -> int:
         """Read again what has changed and is in the index; the number of changes."""
-        changes = await tx.rows(self._queries["search.changed"], {"limit": BATCH})
+        changes = await tx.rows(self._queries["search.changed"], {"limit": CHANGES})
         if changes:
             places: Params = {"places": _json([(change[2], change[3]) for change in changes])}
             await tx.run(self._queries["search.remove"], places)
@@ -221,6 +256,15 @@ class SearchIndex:
         return entry_of(
             self._database.dialect, number, seq, sender_id=sender_id, created_at=created_at, content=content
         )
+
+
+def _count_within(messages: Sequence[Row], length: int) -> int:
+    """How many of the first messages have so many characters together; one at least."""
+    for count, message in enumerate(messages):
+        length -= len(message[4])
+        if length < 0:
+            return max(count, 1)
+    return len(messages)
 
 
 def _json(rows: object) -> str:
