@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from bench import k6_load
 from bench.load import Load
 from bench.scenarios import NODE
 
@@ -31,6 +32,7 @@ HEADLINES = {
     "steady": Headline("p99_ms", "ms p99", is_lower_better=True),
     "fanout": Headline("cpu_per_delivery_us", "µs CPU a delivery", is_lower_better=True),
     "storm": Headline("recover_s", "s until all are back", is_lower_better=True),
+    "k6": Headline("p99_ms", "ms p99", is_lower_better=True),
     "connect": Headline("kb_per_connection", "KB a connection", is_lower_better=True),
 }
 
@@ -78,6 +80,8 @@ def figures_of(mode: str, load: Load, load_cores: int) -> dict[str, float]:
         return figures
     if mode == "storm":
         return figures | storm_figures(load)
+    if mode == "k6":
+        return figures | k6_load.figures_of(load)
     figures["messages_per_s"] = report["messages_per_s"]
     figures["deliveries_per_s"] = report["deliveries_per_s"]
     delivered = report["window_delivered"]
@@ -118,6 +122,8 @@ def storm_figures(load: Load) -> dict[str, float]:
 def failure_of(load: Load) -> str | None:
     """One sentence where connections or deliveries do not add up; None: all that was due has come, once."""
     report = load.report
+    if "metrics" in report:
+        return k6_load.failure_of(load)
     faults = []
     if report["failed"] or report["live"] < report["connections"]:
         faults.append(

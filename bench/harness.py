@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from bench import figures, load, machine, processes, seed
+from bench import figures, k6_load, load, machine, processes, seed
 from bench.scenarios import OURS, Scenario
 from bench.servers import CACHE, SERVERS, Place, compiler_lacks
 
@@ -74,13 +74,18 @@ def execute(
             own.mkdir()
             task = progress.add_task(f"{run.scenario.name} · {run.server}", total=None, detail="starting")
             wait_for_calm(cores, patience_s)
-            kept = log_folder(logs, run.scenario.name, run.server, run.round) if logs and run.server in OURS else None
+            kept = log_folder(logs, run.scenario.name, run.server, run.round) if logs and is_logged(run) else None
             yield execute_one(run, Place(own, cores), partial(show, progress, task), kept=kept)
             progress.remove_task(task)
             progress.update(
                 whole, advance=run.scenario.length_s() + SETTLE_S, detail=f"{number} of {len(runs)}", refresh=True
             )
             shutil.rmtree(own, ignore_errors=True)
+
+
+def is_logged(run: Run) -> bool:
+    """Whether what its clients said and heard can be kept: the native generator's, of chatd."""
+    return run.server in OURS and run.scenario.mode != "k6"
 
 
 def wait_for_calm(cores: machine.Cores, patience_s: float) -> None:
@@ -118,14 +123,17 @@ def execute_one(run: Run, place: Place, on_progress: load.Progress, *, kept: Pat
             SERVERS[run.server].open(population, place) as server,
             receive_on(place.cores.generator) if scenario.is_steered else contextlib.nullcontext(),
         ):
-            done = load.run_load(
-                scenario,
-                server,
-                clients=clients,
-                cores=place.cores,
-                on_progress=on_progress,
-                log=kept / LOG if kept else None,
-            )
+            if scenario.mode == "k6":
+                done = k6_load.run_k6(scenario, server, clients=clients, cores=place.cores, on_progress=on_progress)
+            else:
+                done = load.run_load(
+                    scenario,
+                    server,
+                    clients=clients,
+                    cores=place.cores,
+                    on_progress=on_progress,
+                    log=kept / LOG if kept else None,
+                )
             if kept is not None and server.export is not None:
                 server.export(kept / EXPORT)
         failure = figures.failure_of(done)

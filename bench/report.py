@@ -69,6 +69,18 @@ COLUMNS = {
         Column("tries each", "tries_per_connection"),
         Column("statements\na room", "statements_per_room"),
     ),
+    "k6": (
+        Column("messages/s", "messages_per_s"),
+        Column("deliveries/s", "deliveries_per_s"),
+        Column("p50 ms", "p50_ms"),
+        Column("p99", "p99_ms"),
+        Column("ack p99", "ack_p99_ms"),
+        Column("connect p99", "connect_p99_ms"),
+        Column("caught up max", "caught_up_max_ms"),
+        Column("page p99", "page_p99_ms"),
+        Column("upload p99", "upload_p99_ms"),
+        Column("thresholds\ncrossed", "crossed"),
+    ),
     "connect": (
         Column("all in s", "connect_s"),
         Column("connections/s", "connections_per_s"),

@@ -56,6 +56,9 @@ class Scenario:
     handshakes: int = 64
     deaf_s: float = 2.0
     recover_s: float = 60.0
+    #: In mode "k6": the script in bench/k6, and what it is given.
+    script: str = ""
+    given: tuple[tuple[str, float], ...] = ()
 
     @property
     def is_steered(self) -> bool:
@@ -82,10 +85,18 @@ class Scenario:
 
     def length_s(self) -> float:
         """About how long the generator works on it."""
+        if self.mode == "k6":
+            given = dict(self.given)
+            return given.get("MINUTE", 0) * 5 + given.get("CONNECT", 0) + given.get("SECONDS", 0) + self.visits_s()
         connecting = self.connections / 1500
         if self.mode == "storm":
             connecting += self.deaf_s + self.connections / 800
         return connecting + (self.idle_s if self.mode == "connect" else self.warmup_s + self.seconds)
+
+    def visits_s(self) -> float:
+        """About how long everyone's visits of a k6 script last."""
+        given = dict(self.given)
+        return given.get("VISITS", 0) * (given.get("SAYS", 0) + 1) * given.get("PACE", 1) + given.get("STAY", 0)
 
 
 SCENARIOS = (
@@ -172,6 +183,57 @@ SCENARIOS = (
         seconds=3.0,
         handshakes=1000,  # a crowd; more would only wait in the kernel's queue
     ),
+    Scenario(
+        "k6-stages",
+        "k6: in 1 min to 100 people, in 3 to 1 000, in 1 to none",
+        "k6",
+        connections=1000,
+        room_size=10,
+        servers=(CHATD, ONE_NODE),
+        script="stages",
+        given=(("MOST", 1000), ("MINUTE", 60), ("STAY", 20), ("PACE", 3)),
+    ),
+    Scenario(
+        "k6-chat",
+        "k6: join, type, send, read, leave, in rooms of 10",
+        "k6",
+        connections=100,
+        room_size=10,
+        servers=(CHATD, ONE_NODE),
+        short=(CHATD,),
+        script="chat",
+        given=(("VUS", 100), ("VISITS", 3), ("SAYS", 3), ("PACE", 1)),
+    ),
+    Scenario(
+        "k6-fanout",
+        "k6: 20 messages/s to a room of 500",
+        "k6",
+        connections=500,
+        room_size=500,
+        servers=(CHATD, ONE_NODE),
+        script="fanout",
+        given=(("VUS", 10), ("RATE", 20), ("SECONDS", 20), ("CONNECT", 5)),
+    ),
+    Scenario(
+        "k6-storm",
+        "k6: 490 of 500 connections drop at once and resume",
+        "k6",
+        connections=500,
+        room_size=50,
+        servers=(CHATD, ONE_NODE),
+        script="storm",
+        given=(("VUS", 10), ("RATE", 20), ("SECONDS", 15), ("CONNECT", 5)),
+    ),
+    Scenario(
+        "k6-http",
+        "k6: pages of history, and uploads of 1 MiB",
+        "k6",
+        connections=20,
+        room_size=10,
+        servers=(CHATD, ONE_NODE),
+        script="http",
+        given=(("VUS", 10), ("SECONDS", 15), ("PACE", 0.1), ("SAYS", 30), ("FILES", 10), ("BYTES", 2**20)),
+    ),
 )
 
 
@@ -194,9 +256,15 @@ def short_set() -> list[Scenario]:
     ]
 
 
+#: At most so much of each is given to a k6 script.
+SHORTENED = {"MOST": 10, "MINUTE": 0.4, "STAY": 0.6, "PACE": 0.2, "VUS": 4, "VISITS": 1, "SAYS": 2}
+SHORTENED |= {"RATE": 20, "SECONDS": 1.5, "CONNECT": 1, "FILES": 1, "BYTES": 20_000}
+
+
 def shortened(scenario: Scenario) -> Scenario:
     """The same row in about a second with few connections: proves that everything works, measures nothing."""
     connections = min(scenario.connections, 100)
+    few = {name: min(value, SHORTENED[name]) for name, value in scenario.given}
     return replace(
         scenario,
         connections=connections,
@@ -207,4 +275,5 @@ def shortened(scenario: Scenario) -> Scenario:
         seconds=1.0,
         idle_s=1.0,
         deaf_s=0.5,
+        given=tuple(few.items()),
     )

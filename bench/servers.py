@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from bench import machine, postgres, processes, redis, seed
 from bench.scenarios import CHATD, FLOOR, NODE, ONE_NODE, TRIO_PLAIN, TWO_NODES
@@ -33,9 +34,12 @@ NO_LIMITS = {
         "CONNECTIONS_PER_ADDRESS",
         "CONNECTIONS_PER_USER",
         "NEW_CONNECTIONS_PER_SECOND",
+        "JOINS_PER_HOUR",
+        "API_PER_MINUTE",
+        "UPLOADS_PER_HOUR",
         "MEMBERS_PER_ROOM",
     )
-}
+} | {"CHATD_HTTP_MAX_CONNECTIONS": "0", "CHATD_HTTP_CONNECTIONS_PER_ADDRESS": "0"}
 #: So large that nobody reaches it; but nodes count it in Redis, message by message, as those in use do.
 COUNTED_LIMITS = {"CHATD_LIMITS_MESSAGES_PER_MINUTE": "1000000000"}
 
@@ -64,6 +68,8 @@ class Server:
     database_pid: int | None = None
     bus_pid: int | None = None
     count_statements: Callable[[], int] | None = None
+    #: Where its HTTP side listens, if it has one.
+    http_port: int = 0
     #: Kills it (SIGKILL), starts it again on the same port, and says at once what it is now and when that was, by the
     #: monotonic clock.
     kill_and_start: Callable[[], tuple["Server", float]] | None = None
@@ -92,8 +98,10 @@ def open_chatd(population: seed.Population, place: Place) -> Iterator[Server]:
     migrate_chatd(population, place, options)
     seed.fill_chatd(population, data / "chatd.db")
     with contextlib.ExitStack() as daemons:
-        port, process, log = daemons.enter_context(open_daemon(population, place, options))
-        server = Server((port,), (process.pid,), log, export=partial(export_chatd, population, place, options))
+        node = daemons.enter_context(open_daemon(population, place, options))
+        port, process, log = node.port, node.process, node.log
+        export = partial(export_chatd, population, place, options)
+        server = Server((port,), (process.pid,), log, http_port=node.http_port, export=export)
         yield restartable(server, process, daemons, lambda ports: start_daemon(population, place, {**options, **ports}))
 
 
@@ -115,36 +123,48 @@ def open_nodes(population: seed.Population, place: Place, *, count: int) -> Iter
         }
         migrate_chatd(population, place, options)
         postgres.run_script(database, seed.chatd_script(population))
-        nodes, own = [], options
+        nodes: list[Daemon] = []
+        own = options
         for number in range(1, count + 1):
             data = place.folder / f"node{number}"
             data.mkdir()
             own = {**options, "CHATD_SERVER_DATA_DIR": str(data), "CHATD_SERVER_NODE_NAME": data.name}
             nodes.append(stack.enter_context(open_daemon(population, place, own)))
         counter = stack.enter_context(postgres.open_counter(database, cores=cores))
-        ports, running, logs = zip(*nodes, strict=True)
-        pids = tuple(process.pid for process in running)
         export = partial(export_chatd, population, place, options)
-        server = Server(ports, pids, logs[0], database.pid, bus.pid, counter, export=export)
+        server = Server(
+            tuple(node.port for node in nodes),
+            tuple(node.process.pid for node in nodes),
+            nodes[0].log,
+            database.pid,
+            bus.pid,
+            counter,
+            http_port=nodes[0].http_port,
+            export=export,
+        )
         if count == 1:
             server = restartable(
-                server, running[0], stack, lambda more: start_daemon(population, place, {**own, **more})
+                server, nodes[0].process, stack, lambda more: start_daemon(population, place, {**own, **more})
             )
         yield server
 
 
+class Daemon(NamedTuple):
+    """A daemon that is ready, on ports of its own. Daemons at one place share their log."""
+
+    port: int
+    http_port: int
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
 @contextlib.contextmanager
-def open_daemon(
-    population: seed.Population, place: Place, options: dict[str, str]
-) -> Iterator[tuple[int, subprocess.Popen[bytes], Path]]:
-    """A daemon that is ready, on ports of its own: its port for clients, its process, and its log, which daemons at one
-    place share.
-    """
+def open_daemon(population: seed.Population, place: Place, options: dict[str, str]) -> Iterator[Daemon]:
     port, http_port = processes.free_port(), processes.free_port()
     ports = {"CHATD_WEBSOCKET_PORT": str(port), "CHATD_HTTP_PORT": str(http_port)}
     with start_daemon(population, place, {**options, **ports}) as (process, log):
         processes.wait_until(lambda: is_ready(http_port), process, name="chatd", log=log)
-        yield port, process, log
+        yield Daemon(port, http_port, process, log)
 
 
 @contextlib.contextmanager
