@@ -122,6 +122,41 @@ async def test_nobody_is_told_of_what_is_no_concern_of_theirs(daemon: Daemon) ->
 
 
 @both
+async def test_edit_tells_those_whom_it_mentions_newly_and_each_once(daemon: Daemon) -> None:
+    ada, bob, cy, eve = await people(daemon, "ada", "bob", "cyd", "eve")
+    room = await room_of(daemon, ada, bob, cy)
+    async with daemon.connect(ada) as client, daemon.connect(cy) as reader:
+        message = await say(client, room, "welcome @bob")
+        await wait_for(daemon, bob, 1)
+        # What one has read is to be read again.
+        assert (await reader.ask(type="mark_as_read", roomId=room))["type"] == "ok"
+        for content in ("welcome @bob, @cyd and @eve", "welcome @bob", "welcome @cyd and @bob"):
+            assert (await client.ask(type="edit_message", messageId=message, content=content))["type"] == "ok"
+            told = await wait_for(daemon, cy, 1)
+            assert [one["kind"] for one in told] == ["mention", "invitation"]
+        heard = (await reader.heard("notification"))["notification"]
+        assert (heard["messageId"], heard["seq"], heard["actorId"], heard["read"]) == (message, 1, ada.id, False)
+        assert len(await settle(daemon, client, bob, room, 1)) == 2
+        assert len(await settle(daemon, client, cy, room, 1)) == 2
+        assert (await page(daemon, eve))["notifications"] == []
+        await reader.ask(type="mark_as_read", roomId=room)
+        assert len(await wait_for(daemon, cy, 0)) == 3
+
+
+@both
+async def test_edit_of_code_and_of_a_direct_message_mentions_nobody(daemon: Daemon) -> None:
+    ada, bob = await people(daemon, "ada", "bob")
+    room = await room_of(daemon, ada, bob)
+    async with daemon.connect(ada) as client:
+        code = await say(client, room, "x", messageType="code")
+        direct = (await client.ask(type="send_dm", recipientId=bob.id, content="x"))["messageId"]
+        for message in (code, direct):
+            assert (await client.ask(type="edit_message", messageId=message, content="@bob"))["type"] == "ok"
+        told = await settle(daemon, client, bob, room, 1)
+        assert sorted(one["kind"] for one in told) == ["direct", "invitation"]
+
+
+@both
 async def test_flood_of_names_mentions_no_more_than_may_be(tmp_path: Path, back_ends: str) -> None:
     async with open_daemon(tmp_path, NOTIFICATIONS_MAX_MENTIONS="2", limits=False) as daemon:
         ada, *others = await people(daemon, "ada", "bob", "cyd", "dan")

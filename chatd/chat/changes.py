@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from chatd.chat.content import clean_content
 from chatd.chat.files import look_at_ms
 from chatd.chat.links import with_links
+from chatd.chat.mentions import newly_mentioned
 from chatd.chat.permissions import check_may
 from chatd.errors import Refusal
 from chatd.protocol import DeleteMessage, EditMessage, MessageDeleted, MessageEdited, Ok
@@ -66,8 +67,11 @@ async def edit_message(chat: Chat, session: Session, message: EditMessage) -> Ok
     user_id, message_id = session.user_id, message.message_id
     where = await find_message(chat, user_id, message_id, "send")
     content = clean_content(chat, message.content, where.message_type)
+    at_most = chat.options.notifications.max_mentions if where.room_kind != "direct" else 0
+    named: list[str] = []
 
     async def decide(scene: Scene) -> None:
+        named.clear()
         await check_may_change(scene, user_id, "send")
         subject = await read_living(scene, message_id)
         if subject.sender_id != user_id:
@@ -80,8 +84,11 @@ async def edit_message(chat: Chat, session: Session, message: EditMessage) -> Ok
         edited = await changes.edit(scene, message_id, content=content, metadata=encoded)
         event = MessageEdited(room_id=scene.room_id, seq=seq, message=edited)
         scene.add_event(event, subject=subject.sender_id, message_id=message_id)
+        if subject.message_type != "code":
+            named.extend(newly_mentioned(subject.content, content, at_most=at_most))
 
-    await chat.journal.write(Act(where.room_id, decide))
+    stored = await chat.journal.write(Act(where.room_id, decide))
+    chat.notifier.note_edit(where.room_id, message_id, named, by=user_id, seq=stored.seq)
     return Ok(id=message.id)
 
 

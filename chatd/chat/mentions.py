@@ -24,3 +24,9 @@ def mentioned(content: str, *, at_most: int) -> list[str]:
         if name not in _PLAIN:
             names[name] = None
     return list(names)
+
+
+def newly_mentioned(before: str, content: str, *, at_most: int) -> list[str]:
+    """Those that a text mentions, as `mentioned` finds them, and did not before it was changed."""
+    known = mentioned(before, at_most=len(before))
+    return [name for name in mentioned(content, at_most=at_most) if name not in known]

@@ -3,7 +3,7 @@
 What this node has stored is noted in `Notifier`, which costs a message that names nobody two searches of its bytes.
 Behind the commit `notify` makes notifications of what was noted, many at once, stores them and tells their users. Only
 the node that stored an event does, so there is one of each. What is noted and not yet stored is lost by a crash: the
-message itself is unread, and found. An edit mentions nobody anew.
+message itself is unread, and found. An edit concerns those whom it mentions and the message did not mention before.
 
 A mention, a reply, a reaction and an invitation are one notification each; direct messages are one a conversation until
 it is read. Members choose for each room to hear of all that, of mentions and replies only, or of nothing.
@@ -54,6 +54,11 @@ class Notifier:
     def note_invitation(self, room_id: str, user_id: str, *, by: str) -> None:
         """A user was invited to a room, or made a member of it."""
         self._queue(Concern("invitation", room_id, None, by, target=user_id))
+
+    def note_edit(self, room_id: str, message_id: str, names: Iterable[str], *, by: str, seq: int) -> None:
+        """A message mentions these names since the edit at `seq`."""
+        for name in names:
+            self._queue(Concern("mention", room_id, message_id, by, target=name, edit_seq=seq))
 
     def _queue(self, work: Event | Concern) -> None:
         if len(self._waiting) < MAX_WAITING:

@@ -30,7 +30,8 @@ class Concern(NamedTuple):
     """Something that may concern somebody.
 
     `target` says whom: the key of a name for a mention, a message's id for a reply and a reaction, a user's id for an
-    invitation; a direct message concerns whoever else is in the room.
+    invitation; a direct message concerns whoever else is in the room. `edit_seq` is that of the edit by which a message
+    mentions somebody, who is told unless they were told of the message before.
     """
 
     kind: Kind
@@ -39,6 +40,7 @@ class Concern(NamedTuple):
     actor_id: str
     target: str = ""
     emoji: str | None = None
+    edit_seq: int | None = None
 
 
 class NotificationRow(NamedTuple):
@@ -75,6 +77,7 @@ class Notifications:
         wanted = [(n, *concern) for n, concern in enumerate(concerns)]
         reaching: Params = {"wanted": encode_json(wanted).decode()}
         rows: dict[tuple[str | None, ...], NotificationRow] = {}
+        kept: list[tuple[object, ...]] = []
         for n, user_id, room_name, seq, actor_name, excerpt in await self._database.rows(
             self._queries["notifications.reached"], reaching
         ):
@@ -83,12 +86,13 @@ class Notifications:
             told = concern.room_id if concern.kind == "direct" else concern.message_id or concern.room_id
             key = (user_id, told, concern.actor_id if concern.kind == "reaction" else None)
             if key not in rows:
-                rows[key] = NotificationRow(
+                rows[key] = row = NotificationRow(
                     new_id(), user_id, concern.kind, concern.room_id, room_name, concern.message_id, seq,
                     concern.actor_id, actor_name, concern.emoji, excerpt or None, now_ms, is_unread=True,
                 )  # fmt: skip
+                kept.append(_kept(row, concern))
         if rows:
-            added: Params = {"notifications": encode_json([_kept(row) for row in rows.values()]).decode()}
+            added: Params = {"notifications": encode_json(kept).decode()}
             await self._run("notifications.add", added)
         return list(rows.values())
 
@@ -135,5 +139,8 @@ class Notifications:
         return await self._database.transaction(lambda tx: tx.run(query, params))
 
 
-def _kept(row: NotificationRow) -> tuple[object, ...]:
-    return (row.id, row.user_id, row.kind, row.room_id, row.message_id, row.actor_id, row.emoji, row.created_at)
+def _kept(row: NotificationRow, concern: Concern) -> tuple[object, ...]:
+    return (
+        row.id, row.user_id, row.kind, row.room_id, row.message_id, row.actor_id, row.emoji, row.created_at,
+        concern.edit_seq,
+    )  # fmt: skip

@@ -64,7 +64,9 @@ CREATE TABLE notifications (
     actor_id TEXT NOT NULL REFERENCES users (id),
     emoji TEXT,
     created_at BIGINT NOT NULL,
-    read_at BIGINT
+    read_at BIGINT,
+    -- The seq of the edit by which the message names its user.
+    edit_seq BIGINT
 );
 CREATE INDEX notifications_by_user ON notifications (user_id, id);
 CREATE INDEX notifications_unread ON notifications (user_id, room_id, kind) WHERE read_at IS NULL;

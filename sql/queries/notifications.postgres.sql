@@ -3,10 +3,11 @@
 -- name: reached
 -- Whom each of many concerns reaches, and what it looks like to them. One conversation, one invitation and one user's
 -- reactions to a message tell once until that is read; of a conversation, what has been read by now tells nothing.
+-- Of a message by an edit of which they are named, users are told who were not told of it before.
 -- LIMIT: notifications.max_mentions bounds the concerns of each message, which has one user each.
 WITH wanted AS (
     SELECT (entry ->> 0)::int AS n, entry ->> 1 AS kind, entry ->> 2 AS room_id, entry ->> 3 AS message_id,
-           entry ->> 4 AS actor_id, entry ->> 5 AS target
+           entry ->> 4 AS actor_id, entry ->> 5 AS target, (entry ->> 7)::bigint AS edit_seq
     FROM json_array_elements(:wanted) AS entry
 ), reached AS (
     SELECT wanted.*, users.id AS user_id
@@ -50,11 +51,16 @@ WHERE reached.user_id <> reached.actor_id
             OR reached.kind = 'invitation'
         )
   ))
+  AND NOT (reached.edit_seq IS NOT NULL AND EXISTS (
+      SELECT 1 FROM notifications AS told
+      WHERE told.user_id = reached.user_id AND told.message_id = reached.message_id AND told.kind IN ('mention', 'reply')
+  ))
 ORDER BY reached.n;
 
 -- name: add
-INSERT INTO notifications (id, user_id, kind, room_id, message_id, actor_id, emoji, created_at)
-SELECT entry ->> 0, entry ->> 1, entry ->> 2, entry ->> 3, entry ->> 4, entry ->> 5, entry ->> 6, (entry ->> 7)::bigint
+INSERT INTO notifications (id, user_id, kind, room_id, message_id, actor_id, emoji, created_at, edit_seq)
+SELECT entry ->> 0, entry ->> 1, entry ->> 2, entry ->> 3, entry ->> 4, entry ->> 5, entry ->> 6, (entry ->> 7)::bigint,
+       (entry ->> 8)::bigint
 FROM json_array_elements(:notifications) AS entry;
 
 -- name: read_some

@@ -1,5 +1,6 @@
 -- What concerns single users. One sees what is about rooms that one is in, or invited to, by users whom one has not
--- blocked, and reactions that still stand. What one's read mark in the room has passed counts as read.
+-- blocked, and reactions that still stand. What one's read mark in the room has passed counts as read: the message, or
+-- the edit by which it names one.
 
 -- name: page
 -- A user's notifications below the cursor, the newest first, with what there is to show of the message.
@@ -8,7 +9,7 @@ SELECT notifications.id, notifications.user_id, notifications.kind, notification
        CASE WHEN messages.deleted_at IS NULL THEN SUBSTR(messages.content, 1, 140) END, notifications.created_at,
        (
            notifications.read_at IS NULL
-           AND NOT (notifications.kind IN ('mention', 'reply', 'direct') AND messages.seq <= COALESCE(room_members.read_seq, 0))
+           AND NOT (notifications.kind IN ('mention', 'reply', 'direct') AND COALESCE(notifications.edit_seq, messages.seq) <= COALESCE(room_members.read_seq, 0))
        ) AS is_unread
 FROM notifications
 JOIN users AS actors ON actors.id = notifications.actor_id
@@ -54,7 +55,7 @@ SELECT COUNT(*) FROM (
     LEFT JOIN messages ON messages.id = notifications.message_id
     WHERE notifications.user_id = :user_id AND notifications.read_at IS NULL
       AND NOT (
-          notifications.kind IN ('mention', 'reply', 'direct') AND messages.seq <= COALESCE(room_members.read_seq, 0)
+          notifications.kind IN ('mention', 'reply', 'direct') AND COALESCE(notifications.edit_seq, messages.seq) <= COALESCE(room_members.read_seq, 0)
       )
       AND (
           room_members.user_id IS NOT NULL

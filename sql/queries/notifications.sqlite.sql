@@ -3,10 +3,12 @@
 -- name: reached
 -- Whom each of many concerns reaches, and what it looks like to them. One conversation, one invitation and one user's
 -- reactions to a message tell once until that is read; of a conversation, what has been read by now tells nothing.
+-- Of a message by an edit of which they are named, users are told who were not told of it before.
 -- LIMIT: notifications.max_mentions bounds the concerns of each message, which has one user each.
 WITH wanted AS (
     SELECT entry.value ->> 0 AS n, entry.value ->> 1 AS kind, entry.value ->> 2 AS room_id,
-           entry.value ->> 3 AS message_id, entry.value ->> 4 AS actor_id, entry.value ->> 5 AS target
+           entry.value ->> 3 AS message_id, entry.value ->> 4 AS actor_id, entry.value ->> 5 AS target,
+           entry.value ->> 7 AS edit_seq
     FROM json_each(:wanted) AS entry
 ), reached AS (
     SELECT wanted.*, users.id AS user_id
@@ -50,12 +52,16 @@ WHERE reached.user_id <> reached.actor_id
             OR reached.kind = 'invitation'
         )
   ))
+  AND NOT (reached.edit_seq IS NOT NULL AND EXISTS (
+      SELECT 1 FROM notifications AS told
+      WHERE told.user_id = reached.user_id AND told.message_id = reached.message_id AND told.kind IN ('mention', 'reply')
+  ))
 ORDER BY reached.n;
 
 -- name: add
-INSERT INTO notifications (id, user_id, kind, room_id, message_id, actor_id, emoji, created_at)
+INSERT INTO notifications (id, user_id, kind, room_id, message_id, actor_id, emoji, created_at, edit_seq)
 SELECT entry.value ->> 0, entry.value ->> 1, entry.value ->> 2, entry.value ->> 3, entry.value ->> 4,
-       entry.value ->> 5, entry.value ->> 6, entry.value ->> 7
+       entry.value ->> 5, entry.value ->> 6, entry.value ->> 7, entry.value ->> 8
 FROM json_each(:notifications) AS entry;
 
 -- name: read_some
