@@ -51,6 +51,11 @@ HTTP_TIMEOUT_S: Final = 10
 ROOMS_A_PAGE: Final = 100
 #: Rooms that are looked through for a name.
 MAX_ROOMS: Final = 10_000
+HELP: Final = (
+    "/help  this",
+    "/quit  leave this program, not the room; so does the end of the input",
+    "//…    send a line that begins with /",
+)
 #: Messages and names that are remembered, to say what an event is about, and how many characters of one are quoted.
 REMEMBERED: Final = 1000
 QUOTED: Final = 40
@@ -112,17 +117,37 @@ async def _end_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -
 
 
 async def _send_lines(client: Client, screen: Screen) -> None:
-    """Send each line and see it come; one that is refused is told of, and the next one is tried."""
+    """Send each line and see it come; one that is refused is told of, and the next one is tried.
+
+    A line that begins with `/` is for this program, and one with `//` a message that begins with one of them.
+    """
     last_seq = 0
     async for line in Lines(sys.stdin.fileno()):
         if not line.strip():
             continue
+        if line.startswith("/") and not line.startswith("//"):
+            if _obey(line, screen):
+                continue
+            break
         try:
-            ack = await client.send(screen.room_id, line)
+            ack = await client.send(screen.room_id, line.removeprefix("/"))
             last_seq = ack.seq
         except Refused as refused:
             screen.say(f"-- not sent: {refused.detail}")
     await screen.wait_shown(last_seq)
+
+
+def _obey(line: str, screen: Screen) -> bool:
+    """Do what is asked of this program; whether it goes on."""
+    word = line.split()[0]
+    if word == "/help":
+        for about in HELP:
+            screen.say(f"-- {about}")
+    elif word != "/quit":
+        screen.say(
+            f"-- not sent: there is no {word}; /help says what there is, and //… sends a line that begins with /"
+        )
+    return word != "/quit"
 
 
 class Lines:

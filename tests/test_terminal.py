@@ -100,6 +100,23 @@ async def test_two_people_talk_in_a_room_that_they_know_by_name(daemon: Daemon) 
         assert await one.end() == 0
 
 
+async def test_lines_with_a_slash_are_for_the_program_and_two_make_one_of_a_message(daemon: Daemon) -> None:
+    ada = await daemon.register("ada")
+    room_id = await daemon.create_room(ada, "tea")
+    async with open_chat(daemon, ada, "tea") as chatting:
+        await chatting.type("/help\n/me waves\n//etc/hosts\n")
+        await chatting.expect("^-- /quit  leave this program")
+        await chatting.expect("^-- not sent: there is no /me; /help says")
+        await chatting.expect(f"^{SHOWN_TIME}ada: /etc/hosts$")
+        await chatting.type("hello\n  /quit is a word\n/quit\nnever\n")
+        with trio.fail_after(20):
+            assert await chatting.process.wait() == 0
+    history = await daemon.http("GET", f"/api/rooms/{room_id}/messages", token=ada.token)
+    assert [message["content"] for message in history.json()["messages"]] == [
+        "/etc/hosts", "hello", "  /quit is a word",
+    ]  # fmt: skip
+
+
 async def test_interrupt_ends_it_cleanly(daemon: Daemon) -> None:
     ada = await daemon.register("ada")
     async with open_chat(daemon, ada, "lobby") as chatting:
