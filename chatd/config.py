@@ -301,6 +301,7 @@ class UploadOptions(Struct, frozen=True, kw_only=True):
     max_bytes: Positive = 10_485_760
     total_s: Annotated[float, Meta(gt=0, le=3600)] = 600
     quota_bytes: Limit = 1_073_741_824
+    bytes_per_second: Limit = 33_554_432
     at_once: Positive = 200
     at_once_per_user: Positive = 4
     keep_unshown_hours: Positive = 24

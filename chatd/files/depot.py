@@ -128,5 +128,5 @@ async def open_depot(options: UploadOptions, *, clock: Clock) -> AsyncIterator[D
             options.s3_url, key_id=options.s3_key_id, secret=options.s3_secret, region=options.s3_region, clock=clock,
             timeout_s=options.s3_timeout_s,
         )  # fmt: skip
-    async with open_incoming(folder / "incoming") as incoming:
+    async with open_incoming(folder / "incoming", bytes_per_second=options.bytes_per_second) as incoming:
         yield Depot(options, incoming, blobs)

@@ -27,6 +27,9 @@ JPEG_QUALITY: Final = 85
 WEBP_QUALITY: Final = 82
 THUMBNAIL_QUALITY: Final = 75
 
+#: The daemon's messages come first where both want the CPU (nice(2)); not so far that it never gets there.
+NICENESS: Final = 5
+
 
 class Task(NamedTuple):
     """What is to be done, and within which bounds. Widths are in pixels."""
@@ -49,6 +52,7 @@ class BadImage(Exception):
 
 def bind(task: Task) -> None:
     """Have the kernel end this process where it takes too much or too long, whether or not its parent still lives."""
+    os.nice(NICENESS)
     signal.alarm(task.seconds)
     for limit, bound in (
         (resource.RLIMIT_AS, task.memory_bytes),

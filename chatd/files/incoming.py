@@ -39,13 +39,30 @@ THREADS: Final = 1
 CLEAR_TRIES: Final = 3
 
 
+class Pace:
+    """So many bytes a second of all files together (0: no bound), evenly: what is behind them is not to be late."""
+
+    def __init__(self, bytes_per_second: int) -> None:
+        self._bytes_per_second = bytes_per_second
+        self._free_at = 0.0
+
+    async def wait_turn(self, size: int) -> None:
+        """Wait until so many bytes may go on, behind those that asked before. Cancelled, the turn passes unused."""
+        if not self._bytes_per_second:
+            return
+        turn_at = max(self._free_at, trio.current_time())
+        self._free_at = turn_at + size / self._bytes_per_second
+        await trio.sleep_until(turn_at)
+
+
 class Arriving:
     """A file on its way in: written in order, then finished, then read by its path."""
 
-    def __init__(self, path: Path, limiter: trio.CapacityLimiter) -> None:
+    def __init__(self, path: Path, limiter: trio.CapacityLimiter, pace: Pace) -> None:
         self.path = path
         self.size = 0
         self._limiter = limiter
+        self._pace = pace
         self._gathered = bytearray()
         self._hash = hashlib.sha256()
         self._unsynced = 0
@@ -82,6 +99,7 @@ class Arriving:
             yield os.pread(self._descriptor, GATHER_BYTES, offset)
 
     async def _flush(self) -> None:
+        await self._pace.wait_turn(len(self._gathered))
         data, self._gathered = bytes(self._gathered), bytearray()
         await _in_thread(lambda: self._write(data), self._limiter)
 
@@ -112,15 +130,16 @@ async def _in_thread(work: Callable[[], T], limiter: trio.CapacityLimiter) -> T:
 class Incoming:
     """The folder in which files of this process arrive. Made by `open_incoming`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, pace: Pace) -> None:
         self._path = path
         self._limiter = trio.CapacityLimiter(THREADS)
+        self._pace = pace
 
     @contextmanager
     def receive(self) -> Iterator[Arriving]:
         """A new file, gone at the end of the block unless it was moved away. Raises `Unavailable`."""
         try:
-            arriving = Arriving(self.new_path(), self._limiter)
+            arriving = Arriving(self.new_path(), self._limiter, self._pace)
         except OSError as error:
             raise Unavailable(f"The disk does not take files ({error.strerror}); try again later.") from error
         try:
@@ -144,16 +163,16 @@ class Incoming:
 
 
 @asynccontextmanager
-async def open_incoming(path: Path) -> AsyncIterator[Incoming]:
+async def open_incoming(path: Path, *, bytes_per_second: int) -> AsyncIterator[Incoming]:
     """A folder of this process in `path`, gone at the end; what dead processes have left there goes at once.
 
-    Raises OSError where it cannot be made.
+    Files arrive there at most so fast, all together (0: no bound). Raises OSError where it cannot be made.
     """
     with ExitStack() as stack:
         await trio.to_thread.run_sync(_clear, path)
         own = await trio.to_thread.run_sync(_make_own, path, stack)
         try:
-            yield Incoming(own)
+            yield Incoming(own, Pace(bytes_per_second))
         finally:
             shutil.rmtree(own, ignore_errors=True)
 
