@@ -139,14 +139,12 @@ async def _send_lines(client: Client, screen: Screen) -> None:
 
 def _obey(line: str, screen: Screen) -> bool:
     """Do what is asked of this program; whether it goes on."""
-    word = line.split()[0]
+    word = line.split(maxsplit=1)[0]
     if word == "/help":
         for about in HELP:
             screen.say(f"-- {about}")
     elif word != "/quit":
-        screen.say(
-            f"-- not sent: there is no {word}; /help says what there is, and //… sends a line that begins with /"
-        )
+        screen.say(f"-- not sent: there is no {word}; /help says what there is, // sends a line with one /")
     return word != "/quit"
 
 
