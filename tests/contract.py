@@ -34,8 +34,6 @@ UNHEARD: Final = "not_a_member not_a_member not_a_member"
 ANYBODY: Final = answers("ok ok ok", "ok ok ok ok")
 FORBIDDEN: Final = answers("forbidden forbidden forbidden", "forbidden forbidden forbidden forbidden")
 READERS: Final = answers(OUTSIDE, "ok ok ok ok")
-#: What is a member's own; others are not told whether there is such a room.
-OWN: Final = answers("not_found not_found not_found", "ok ok ok ok")
 WRITERS: Final = answers(OUTSIDE, "forbidden ok ok ok")
 MODERATORS: Final = answers(OUTSIDE, "forbidden forbidden ok ok")
 OWNERS: Final = answers(OUTSIDE, "forbidden forbidden forbidden ok")
@@ -266,7 +264,7 @@ _MESSAGES: Final = (
         http=Http("GET", "/api/messages/:id/thread", ("{theirs}",)), is_reading=True,
     ),
     Action(
-        "read receipts", OWN, Refused("not_found", instead={"theirs": NOWHERE}),
+        "read receipts", READERS, Refused("not_found", instead={"theirs": NOWHERE}),
         http=Http("GET", "/api/messages/:id/receipts", ("{theirs}",)), is_reading=True,
     ),
     Action(
@@ -336,11 +334,11 @@ _BETWEEN: Final = (
         http=Http("POST", "/api/notifications/read", body={}),
     ),
     Action(
-        "see what one is notified of", OWN, _NO_ROOM,
+        "see what one is notified of", READERS, _NO_ROOM,
         http=Http("GET", "/api/rooms/:id/members/me", _ROOM), is_reading=True,
     ),
     Action(
-        "choose what to be notified of", OWN, Refused("bad_message", {"notify": "sometimes"}),
+        "choose what to be notified of", READERS, Refused("bad_message", {"notify": "sometimes"}),
         http=Http("PATCH", "/api/rooms/:id/members/me", _ROOM, {"notify": "mentions"}),
     ),
 )  # fmt: skip

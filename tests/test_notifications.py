@@ -264,6 +264,9 @@ async def test_member_chooses_what_to_hear_of_a_room(daemon: Daemon) -> None:
     for method, body in (("GET", None), ("PATCH", {"notify": "none"})):
         for place in (path, f"/api/rooms/{new_id()}/members/me"):
             assert (await daemon.http(method, place, body, token=eve.token)).json()["code"] == "not_found"
+        public = f"/api/rooms/{await daemon.create_room(ada, kind='public')}/members/me"
+        answer = await daemon.http(method, public, body, token=eve.token)
+        assert (answer.status, answer.json()["code"]) == (403, "not_a_member")
     async with daemon.connect(ada) as at_ada, daemon.connect(bob) as at_bob:
         message = await say(at_bob, room, "tea?")
         assert (await daemon.http("PATCH", path, {"notify": "mentions"}, token=bob.token)).json() == {

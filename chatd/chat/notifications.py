@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 from chatd.bus.port import Broadcast
 from chatd.chat.mentions import mentioned
-from chatd.errors import Refusal
+from chatd.chat.permissions import check_may, not_a_member
+from chatd.chat.rooms import visible_room
 from chatd.protocol import Notification, encode, message_in
 from chatd.records import UserNotification, decode_message, format_time, parse_json
 from chatd.store.notifications import Concern, NotificationRow
@@ -150,18 +151,16 @@ async def mark_read(chat: Chat, user_id: str, ids: Sequence[str] | None) -> int:
 
 
 async def read_preference(chat: Chat, user_id: str, room_id: str) -> Notify:
-    """What a member wants to hear of a room. Raises `Refusal` (`not_found`) for who is no member."""
+    """What a member wants to hear of a room. Raises `Refusal`, as all do that are members' own."""
+    check_may((await visible_room(chat, user_id, room_id)).role, "read")
     preference = await chat.notifications.preference(room_id, user_id)
     if preference is None:
-        raise _no_member()
+        raise not_a_member()
     return preference
 
 
 async def change_preference(chat: Chat, user_id: str, room_id: str, notify: Notify) -> None:
     """Choose what to hear of a room from now on. Raises `Refusal` as `read_preference` does."""
+    check_may((await visible_room(chat, user_id, room_id)).role, "read")
     if not await chat.notifications.prefer(room_id, user_id, notify):
-        raise _no_member()
-
-
-def _no_member() -> Refusal:
-    return Refusal("not_found", "There is no such room that you are in; send join_room first.")
+        raise not_a_member()

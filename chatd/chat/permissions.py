@@ -53,7 +53,7 @@ def check_may(role: str | None, action: Action, *, kind: str = "") -> None:
     `kind` is the room's, where it is known: in a direct conversation there is nobody to be asked for more.
     """
     if role is None:
-        raise Refusal("not_a_member", "You are not a member of this room; send join_room first.")
+        raise not_a_member()
     if action not in MAY[role]:
         words = _WORDS.get(action, action)
         if kind == "direct" and role == "readonly":
@@ -62,6 +62,10 @@ def check_may(role: str | None, action: Action, *, kind: str = "") -> None:
             raise Refusal("forbidden", f"This is a direct conversation, in which nobody may {words}.")
         asked = "a moderator" if action in MAY["moderator"] else "an owner"
         raise Refusal("forbidden", f"Your role in this room is {role}, which may not {words}; ask {asked}.")
+
+
+def not_a_member() -> Refusal:
+    return Refusal("not_a_member", "You are not a member of this room; send join_room first.")
 
 
 async def check_may_send(chat: Chat, user_id: str, role: str | None, room_id: str) -> None:

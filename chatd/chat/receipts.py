@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from chatd.chat.changes import find_message, no_such_message
 from chatd.chat.permissions import check_may
 from chatd.errors import Refusal
 from chatd.protocol import MarkAsRead, MessagesRead, Ok, encode
@@ -148,10 +149,11 @@ async def read_cursors(chat: Chat, room_id: str) -> list[ReadCursor]:
 async def list_receipts(
     chat: Chat, user_id: str, message_id: str, *, after: str, limit: int, offset: int
 ) -> tuple[Sent, list[Receipt], bool]:
-    """Where a message stands, who has got and read it, and whether there are more. Raises `Refusal` (`not_found`)."""
+    """Where a message stands, who has got and read it, and whether there are more. Raises `Refusal`."""
     sent = await chat.receipts.sent(message_id, asked_by=user_id)
     if sent is None:
-        raise Refusal("not_found", "There is no such message, or it is not for you.")
+        await find_message(chat, user_id, message_id, "read")
+        raise no_such_message()
     found = await chat.receipts.members(sent, after=after, limit=limit + 1, offset=offset)
     return sent, [_receipt(cursors, sent.seq) for cursors in found[:limit]], len(found) > limit
 
