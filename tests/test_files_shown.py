@@ -155,6 +155,46 @@ async def test_a_deleted_message_sent_again_is_the_first_one_still_though_its_fi
         assert (ack["messageId"], ack["duplicate"]) == (message["id"], True)
 
 
+async def link_of(daemon: Daemon, user: SignedIn, url: str) -> str:
+    answer = await daemon.http("POST", f"{url}/link", token=user.token)
+    assert answer.status == 201, answer.body
+    link: str = answer.json()["url"]
+    return link
+
+
+async def test_a_link_ends_when_its_maker_sees_the_file_in_nothing_any_more(daemon: Daemon) -> None:
+    anna, ben = await daemon.register("anna"), await daemon.register("ben")
+    room = await daemon.create_room(anna, members=[ben.id])
+    file = await uploaded(daemon, anna, jpeg(), "photo.jpg")
+    early = await link_of(daemon, anna, file["url"])
+    message = (await post(daemon, anna, room, file, kind="image")).json()
+    links = [early] + [await link_of(daemon, user, file["thumbnailUrl"]) for user in (anna, ben)]
+
+    async def statuses() -> list[int]:
+        return [(await daemon.http("GET", link)).status for link in links]
+
+    assert await statuses() == [200, 200, 200]
+    assert (await daemon.http("GET", links[0].replace(anna.id, ben.id))).status == 403
+    assert (await daemon.http("DELETE", f"/api/rooms/{room}/members/{ben.id}", token=anna.token)).status == 200
+    assert await statuses() == [200, 200, 404]
+    async with daemon.connect(anna) as client:
+        await client.ask(type="delete_message", messageId=message["id"])
+    assert await statuses() == [404, 404, 404]
+    assert await status(daemon, anna, file["url"]) == 200
+    answer = await daemon.http("POST", f"{file['url']}/link", token=anna.token)
+    assert (answer.status, answer.json()["code"]) == (409, "conflict")
+    await post(daemon, anna, room, file)
+    assert await statuses() == [200, 200, 404]
+
+
+async def test_links_of_a_disabled_user_end(daemon: Daemon) -> None:
+    anna = await daemon.register("anna")
+    link = await link_of(daemon, anna, (await uploaded(daemon, anna))["url"])
+    assert (await daemon.http("GET", link)).status == 200
+    daemon.rows(f"UPDATE users SET disabled_at = 1 WHERE id = '{anna.id}'")
+    assert (await daemon.http("GET", link)).status == 404
+
+
 async def test_an_avatar_is_for_everybody_and_only_ones_own_image(daemon: Daemon) -> None:
     anna, ben = await daemon.register("anna"), await daemon.register("ben")
     face, notes = await uploaded(daemon, anna, jpeg(), "me.jpg"), await uploaded(daemon, anna)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from chatd.files.blobs import Opened
     from chatd.files.depot import Made, Piece
     from chatd.files.incoming import Arriving
+    from chatd.store.files import Named
     from chatd.wire.http import Body
 
 log = telemetry.get_logger(__name__)
@@ -173,16 +174,32 @@ class Visible(NamedTuple):
     sha256: str
 
 
-async def find_file(chat: Chat, user_id: str | None, name: str) -> Visible:
-    """The file or thumbnail of this name, if the user may see it; without a user, a signed link has said so.
+async def find_file(chat: Chat, user_id: str, name: str) -> Visible:
+    """The file or thumbnail of this name, if the user may see it.
 
     One that is somebody else's and a missing one look alike: `not_found`.
     """
     found = await chat.files.by_name(name)
-    if found is None or not (
-        user_id is None or found.file.owner_id == user_id or await chat.files.is_for(found.file.id, user_id)
-    ):
+    if found is None or not (found.file.owner_id == user_id or await chat.files.is_for(found.file.id, user_id)):
         raise no_such_file()
+    return _visible(found, name)
+
+
+async def find_linked(chat: Chat, maker_id: str, name: str) -> Visible:
+    """The file or thumbnail of this name, for who has a link that a user has made and that is good still."""
+    found = await chat.files.by_name(name)
+    if found is None or not await chat.files.is_linkable(found.file.id, maker_id):
+        raise no_such_file()
+    return _visible(found, name)
+
+
+async def check_linkable(chat: Chat, visible: Visible, user_id: str) -> None:
+    """Raise `Refusal` (`conflict`) where a link of the user would lead nowhere: to a file that is shown no more."""
+    if not await chat.files.is_linkable(visible.file.id, user_id):
+        raise Refusal("conflict", "Nothing shows this file any more; show it again, or upload it anew.")
+
+
+def _visible(found: Named, name: str) -> Visible:
     file = found.file
     if name == file.name:
         return Visible(file, False, found.key, file.mime_type, file.size, file.sha256)

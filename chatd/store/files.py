@@ -119,6 +119,11 @@ class Files:
         params: Params = {"id": file_id, "user_id": user_id}
         return await self._database.row(self._queries["files.is_for"], params) is not None
 
+    async def is_linkable(self, file_id: str, maker_id: str) -> bool:
+        """Whether who has a link of a user's may see a file: for as long as the user may show it to others."""
+        params: Params = {"id": file_id, "user_id": maker_id}
+        return await self._database.row(self._queries["files.is_linkable"], params) is not None
+
     async def hold(self, file_id: str, owner_id: str, *, until_ms: int, look_at_ms: int) -> File | None:
         """A user's own file, kept from being removed until then, for it is about to be shown."""
         params: Params = {"id": file_id, "owner_id": owner_id, "until": until_ms, "look_at": look_at_ms}

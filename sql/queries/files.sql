@@ -50,6 +50,23 @@ WHERE EXISTS (
 ) OR EXISTS (SELECT 1 FROM users WHERE avatar_file_id = :id)
 LIMIT 1;
 
+-- name: is_linkable
+-- Whether links of a user to a file are good. They end when the user is disabled, or does not see the file in a message
+-- or a profile any more; links to one's own, when nothing shows it any more. Nothing has to have shown it yet.
+SELECT 1 FROM file_uploads AS file
+JOIN users AS maker ON maker.id = :user_id AND maker.disabled_at IS NULL
+WHERE file.id = :id AND (
+    (file.owner_id = maker.id AND file.held_until = 0)
+    OR EXISTS (
+        SELECT 1 FROM messages
+        JOIN rooms ON rooms.id = messages.room_id AND rooms.deleted_at IS NULL
+        LEFT JOIN room_members ON room_members.room_id = messages.room_id AND room_members.user_id = maker.id
+        WHERE messages.file_id = file.id AND (file.owner_id = maker.id OR room_members.user_id IS NOT NULL)
+    )
+    OR EXISTS (SELECT 1 FROM users WHERE avatar_file_id = file.id)
+)
+LIMIT 1;
+
 -- name: hold
 -- One's own file, which is neither removed nor looked at for a while, for one is about to show it.
 UPDATE file_uploads SET held_until = :until, look_at = CASE WHEN look_at < :look_at THEN :look_at ELSE look_at END

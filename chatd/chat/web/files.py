@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from chatd.chat import files
 from chatd.chat.forms import read_page
+from chatd.chat.web.call import page_response
 from chatd.records import encode_json, format_time
 from chatd.store.files import NO_ID
 from chatd.wire.http import Response, json_response
@@ -40,10 +41,8 @@ async def list_uploads(chat: Chat, call: Call) -> Response:
     query = read_page(call.request.query, default_limit=50)
     before = query.after_id or NO_ID
     page = await files.own_files(chat, call.signed_in.user_id, before=before, limit=query.limit, offset=query.offset)
-    answer: dict[str, object] = {"files": [files.as_shown(file) for file in page.files], "hasMore": page.has_more}
-    if page.has_more:
-        answer["after"] = page.files[-1].id
-    return json_response(200, encode_json(answer))
+    shown = [files.as_shown(file) for file in page.files]
+    return page_response("files", shown, has_more=page.has_more, cursor=lambda file: file.id)
 
 
 async def remove_upload(chat: Chat, call: Call) -> Response:
@@ -54,10 +53,11 @@ async def remove_upload(chat: Chat, call: Call) -> Response:
 
 async def make_link(chat: Chat, call: Call) -> Response:
     """POST /api/files/:name/link: a link that works without a token, for a while."""
-    visible = await files.find_file(chat, call.signed_in.user_id, call.parts[0])
+    name, maker_id = call.parts[0], call.signed_in.user_id
+    visible = await files.find_file(chat, maker_id, name)
+    await files.check_linkable(chat, visible, maker_id)
     expires_at = chat.clock() + chat.options.uploads.link_hours * files.HOUR_MS
-    name = call.parts[0]
-    url = f"{files.url_of(name)}?{chat.file_links.sign(name, expires_at_ms=expires_at)}"
+    url = f"{files.url_of(name)}?{chat.file_links.sign(name, maker_id=maker_id, expires_at_ms=expires_at)}"
     answer = {"url": url, "expiresAt": format_time(expires_at), "type": visible.mime_type}
     return json_response(201, encode_json(answer), headers=(("cache-control", "no-store"),))
 
@@ -65,14 +65,15 @@ async def make_link(chat: Chat, call: Call) -> Response:
 async def get_file(chat: Chat, call: Call) -> Response:
     """GET /api/files/:name, with a token or a signed link"""
     name, query = call.parts[0], call.request.query
-    user_id, cached_s = None, _CACHE_S
+    cached_s = _CACHE_S
     if call.caller is not None:
-        user_id = call.caller.user_id
+        visible = await files.find_file(chat, call.caller.user_id, name)
     else:
-        signature, expires = query.get("signature", ""), query.get("expires", "")
-        until = chat.file_links.check(name, expires=expires, signature=signature, now_ms=chat.clock())
-        cached_s = min(cached_s, (until - chat.clock()) // 1000)
-    visible = await files.find_file(chat, user_id, name)
+        maker_id, expires, signature = (query.get(part, "") for part in ("by", "expires", "signature"))
+        now_ms = chat.clock()
+        until_ms = chat.file_links.check(name, maker_id=maker_id, expires=expires, signature=signature, now_ms=now_ms)
+        visible = await files.find_linked(chat, maker_id, name)
+        cached_s = min(cached_s, (until_ms - now_ms) // 1000)
     download = _download(visible, cached_s)
     if is_known(call.request, download):
         return not_modified(download)
