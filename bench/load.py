@@ -13,7 +13,7 @@ from typing import Any
 
 from bench import machine, processes
 from bench.scenarios import Scenario
-from bench.servers import GENERATOR, Server, compiled
+from bench.server import GENERATOR, Server, compiled
 
 Progress = Callable[[str, float, float], None]
 
@@ -68,7 +68,7 @@ def run_load(
     The generator ends by itself whatever the server does; there is no deadline here.
     """
     command = [str(compiled(GENERATOR, "generator")), scenario.mode]
-    command += ["--port", ",".join(map(str, server.ports)), "--clients", str(clients)]
+    command += ["--port", ",".join(map(str, server.ports)), "--clients", str(clients), "--dialect", server.dialect]
     for flag, value in scenario.flags().items():
         command += [flag, str(value)]
     if log is not None:

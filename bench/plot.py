@@ -10,7 +10,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.figures import HEADLINES, Outcome, headline_median
-from bench.scenarios import CHATD, FLOOR, NODE, ONE_NODE, TRIO_PLAIN, TWO_NODES, title_of
+from bench.scenarios import (
+    CENTRIFUGO,
+    CHATD,
+    FASTAPI,
+    FLOOR,
+    NODE,
+    ONE_NODE,
+    SOCKET_IO,
+    TRIO_PLAIN,
+    TWO_NODES,
+    WEBSOCKETS,
+    title_of,
+)
 from bench.servers import SERVERS
 
 COLOURS = {
@@ -18,7 +30,11 @@ COLOURS = {
     ONE_NODE: "#7c3aed",
     TWO_NODES: "#db2777",
     NODE: "#65a30d",
+    SOCKET_IO: "#0d9488",
+    WEBSOCKETS: "#dc2626",
+    FASTAPI: "#92400e",
     TRIO_PLAIN: "#d97706",
+    CENTRIFUGO: "#0891b2",
     FLOOR: "#6b7280",
 }
 PERCENTILES = (0.5, 0.9, 0.99, 0.999, 0.9999)

@@ -8,9 +8,16 @@ CHATD = "chatd"
 ONE_NODE = "one-node"
 TWO_NODES = "two-nodes"
 NODE = "node"
+SOCKET_IO = "socketio"
+WEBSOCKETS = "websockets"
+FASTAPI = "fastapi"
 TRIO_PLAIN = "trio_plain"
+CENTRIFUGO = "centrifugo"
+TINODE = "tinode"
 FLOOR = "floor"
-CHAT_SERVERS = (CHATD, NODE, TRIO_PLAIN)
+#: Those who do the same authenticated, persisted work, as far as their READMEs say.
+PEERS = (NODE, SOCKET_IO, WEBSOCKETS, FASTAPI, TRIO_PLAIN, CENTRIFUGO, TINODE)
+CHAT_SERVERS = (CHATD, *PEERS)
 #: chatd, embedded and on the distributed back ends
 OURS = (CHATD, ONE_NODE, TWO_NODES)
 
@@ -116,8 +123,8 @@ SCENARIOS = (
         "throughput",
         connections=200,
         room_size=10,
-        servers=(CHATD, ONE_NODE, NODE, TRIO_PLAIN),
-        short=(CHATD, ONE_NODE, NODE, TRIO_PLAIN),
+        servers=(CHATD, ONE_NODE, *PEERS),
+        short=(CHATD, ONE_NODE, *PEERS),
         senders=200,
         depth=4,
     ),

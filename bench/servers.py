@@ -1,29 +1,37 @@
-"""Starts what is measured: chatd and its peers, each seeded, pinned to the server's core, ready on its port, and gone
-when the block is left. `SERVERS` is the table; a new peer is one row and one function.
+"""Starts what is measured: chatd here, its peers in peer_servers.py, each seeded, pinned to the server's core, ready on
+its port, and gone when the block is left. `SERVERS` is the table; a new peer is one row and one function.
 """
 
 import contextlib
 import http.client
-import os
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import machine, postgres, processes, redis, seed
-from bench.scenarios import CHATD, FLOOR, NODE, ONE_NODE, TRIO_PLAIN, TWO_NODES
+from bench import peer_servers, postgres, processes, redis, seed
+from bench.scenarios import (
+    CENTRIFUGO,
+    CHATD,
+    FASTAPI,
+    FLOOR,
+    NODE,
+    ONE_NODE,
+    SOCKET_IO,
+    TINODE,
+    TRIO_PLAIN,
+    TWO_NODES,
+    WEBSOCKETS,
+)
+from bench.server import ROOT, Kind, compiler_lacks
+from bench.server import Place as Place
+from bench.server import Server as Server
 
-ROOT = Path(__file__).resolve().parent.parent
-PEERS = Path(__file__).with_name("peers")
-GENERATOR = Path(__file__).with_name("generator")
-CACHE = ROOT / ".cache" / "bench"
-NODE_FOLDER = CACHE / "node"
 CHATD_COMMAND = (sys.executable, "-m", "chatd")
 EXPORT_S = 600
 NO_LIMITS = {
@@ -46,44 +54,6 @@ COUNTED_LIMITS = {"CHATD_LIMITS_MESSAGES_PER_MINUTE": "1000000000"}
 
 #: Starts a daemon whose ports are these options: its process and its log.
 StartOnPorts = Callable[[dict[str, str]], AbstractContextManager[tuple[subprocess.Popen[bytes], Path]]]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a server runs: an empty folder of its own on a real disk, and who runs on which core."""
-
-    folder: Path
-    cores: machine.Cores
-
-
-@dataclass(frozen=True)
-class Server:
-    """A server that is ready: the ports and processes of its nodes (most have one) and their log, the first process of
-    its database and of its bus if it has them, and what counts the database's statements.
-    """
-
-    ports: tuple[int, ...]
-    pids: tuple[int, ...]
-    log: Path
-    database_pid: int | None = None
-    bus_pid: int | None = None
-    count_statements: Callable[[], int] | None = None
-    #: Where its HTTP side listens, if it has one.
-    http_port: int = 0
-    #: Kills it (SIGKILL), starts it again on the same port, and says at once what it is now and when that was, by the
-    #: monotonic clock.
-    kill_and_start: Callable[[], tuple["Server", float]] | None = None
-    #: Writes what its database holds of rooms into a new file, for `chatd verify`.
-    export: Callable[[Path], None] | None = None
-
-
-@dataclass(frozen=True)
-class Kind:
-    """How a server is called in tables, how it is started, and what it lacks here (None: nothing, else a sentence)."""
-
-    title: str
-    open: Callable[[seed.Population, Place], AbstractContextManager[Server]]
-    lacks: Callable[[], str | None]
 
 
 # ---- chatd
@@ -232,95 +202,16 @@ def nodes_lack() -> str | None:
     return chatd_lacks() or postgres.ensure_installed() or redis.ensure_installed()
 
 
-# ---- peers on PostgreSQL
-
-
-@contextlib.contextmanager
-def open_peer(
-    command: list[str], population: seed.Population, place: Place, *, name: str, env: dict[str, str]
-) -> Iterator[Server]:
-    """A peer that takes PORT, DATABASE_URL and JWT_SECRET, with a PostgreSQL of its own."""
-    script = (PEERS / "schema.sql").read_text() + seed.postgres_script(population)
-    port, log = processes.free_port(), place.folder / f"{name}.log"
-    with postgres.open_postgres(place.folder, cores=place.cores.database, script=script) as database:
-        options = {"PORT": str(port), "DATABASE_URL": database.url, "JWT_SECRET": population.secret, **env}
-        with processes.open_process(
-            command, cores=place.cores.server, log=log, env=processes.environment(options)
-        ) as process:
-            processes.wait_until(lambda: processes.answers(port), process, name=name, log=log)
-            yield Server((port,), (process.pid,), log, database.pid)
-
-
-def open_node(population: seed.Population, place: Place) -> AbstractContextManager[Server]:
-    """ws and pg: peers/node."""
-    command = ["node", str(NODE_FOLDER / "server.js")]
-    return open_peer(command, population, place, name="node", env={"NODE_ENV": "production"})
-
-
-def node_lacks() -> str | None:
-    """Installs the peer's packages into .cache/bench/node when they are not there, or are others than locked."""
-    if not shutil.which("node") or not shutil.which("npm"):
-        return "Node.js with npm is not installed: install it with your system's packages."
-    NODE_FOLDER.mkdir(parents=True, exist_ok=True)
-    locked, installed = PEERS / "node" / "package-lock.json", NODE_FOLDER / "package-lock.json"
-    is_installed = (NODE_FOLDER / ".installed").exists() and installed.read_bytes() == locked.read_bytes()
-    for file in ("package.json", "package-lock.json", "server.js"):
-        shutil.copy(PEERS / "node" / file, NODE_FOLDER / file)
-    if not is_installed:
-        command = ["npm", "ci", "--omit=dev", "--no-audit", "--no-fund"]
-        done = subprocess.run(command, cwd=NODE_FOLDER, capture_output=True, text=True, check=False, timeout=300)
-        if done.returncode:
-            return f"npm could not install the Node peer's packages: {done.stderr.strip()[-300:]}"
-        (NODE_FOLDER / ".installed").touch()
-    return postgres.ensure_installed()
-
-
-def open_trio_plain(population: seed.Population, place: Place) -> AbstractContextManager[Server]:
-    """trio-websocket and triopg: peers/trio_plain."""
-    command = [sys.executable, str(PEERS / "trio_plain" / "server.py")]
-    return open_peer(command, population, place, name="trio_plain", env={})
-
-
-# ---- the floor
-
-
-@contextlib.contextmanager
-def open_floor(population: seed.Population, place: Place) -> Iterator[Server]:
-    """The C program that does nothing but send: peers/floor. It takes anyone, so the population does not matter."""
-    del population
-    port, log = processes.free_port(), place.folder / "floor.log"
-    command = [str(compiled(PEERS / "floor", "floor")), str(port)]
-    with processes.open_process(command, cores=place.cores.server, log=log) as process:
-        processes.wait_until(lambda: processes.answers(port), process, name="floor", log=log)
-        yield Server((port,), (process.pid,), log)
-
-
-def compiled(folder: Path, name: str) -> Path:
-    """The program made from the C files in `folder`, in .cache/bench; made anew if one or a header is newer.
-
-    Raises StartFailed.
-    """
-    program = CACHE / name
-    CACHE.mkdir(parents=True, exist_ok=True)
-    sources = sorted(folder.glob("*.c"))
-    newest = max(path.stat().st_mtime for path in [*sources, *GENERATOR.glob("*.h")])
-    if not program.exists() or program.stat().st_mtime < newest:
-        made = CACHE / f"{name}.{os.getpid()}"
-        command = ["cc", "-O2", "-Wall", "-Wextra", "-o", str(made), *map(str, sources)]
-        processes.run_to_end(command, env=processes.environment({}), cwd=folder, timeout_s=120)
-        made.replace(program)
-    return program
-
-
-def compiler_lacks() -> str | None:
-    return None if shutil.which("cc") else "There is no C compiler: install gcc or clang with your system's packages."
-
-
 SERVERS = {
     CHATD: Kind("chatd", open_chatd, chatd_lacks),
     ONE_NODE: Kind("chatd, PostgreSQL + Redis", partial(open_nodes, count=1), nodes_lack),
     TWO_NODES: Kind("chatd, two nodes", partial(open_nodes, count=2), nodes_lack),
-    NODE: Kind("Node ws + pg", open_node, node_lacks),
-    TRIO_PLAIN: Kind("trio-websocket + triopg", open_trio_plain, postgres.ensure_installed),
-    FLOOR: Kind("C, only send", open_floor, compiler_lacks),
+    NODE: Kind("Node ws + pg", peer_servers.open_node, partial(peer_servers.npm_lacks, "node")),
+    SOCKET_IO: Kind("Node Socket.IO + pg", peer_servers.open_socket_io, partial(peer_servers.npm_lacks, "socketio")),
+    WEBSOCKETS: Kind("Python websockets", peer_servers.open_websockets, postgres.ensure_installed),
+    FASTAPI: Kind("Python FastAPI", peer_servers.open_fastapi, postgres.ensure_installed),
+    TRIO_PLAIN: Kind("trio-websocket + triopg", peer_servers.open_trio_plain, postgres.ensure_installed),
+    CENTRIFUGO: Kind("Centrifugo, in memory", peer_servers.open_centrifugo, peer_servers.centrifugo_lacks),
+    TINODE: Kind("Tinode", peer_servers.open_nothing, peer_servers.tinode_lacks),
+    FLOOR: Kind("C, only send", peer_servers.open_floor, compiler_lacks),
 }

@@ -18,8 +18,22 @@ from bench import __main__ as command_line
 from bench import comparison, curves, figures, goals, harness, machine, page, postgres, processes, redis, report, seed
 from bench.figures import Outcome
 from bench.load import Load, Sample
-from bench.scenarios import CHATD, FLOOR, NODE, ONE_NODE, SCENARIOS, scenario_named, shortened
-from bench.servers import SERVERS, Server
+from bench.scenarios import (
+    CENTRIFUGO,
+    CHATD,
+    FASTAPI,
+    FLOOR,
+    NODE,
+    ONE_NODE,
+    SCENARIOS,
+    SOCKET_IO,
+    TINODE,
+    WEBSOCKETS,
+    scenario_named,
+    shortened,
+)
+from bench.server import Server
+from bench.servers import SERVERS
 from chatd.verify.findings import Findings
 from chatd.verify.stays import Rules
 from chatd.verify.verification import find_logs, verify
@@ -180,6 +194,24 @@ def test_a_server_that_cannot_start_fails_its_own_run_only(monkeypatch: pytest.M
     runs = [harness.Run(row, server, 1) for server in (NODE, FLOOR)]
     outcomes = list(harness.execute(runs, Console(file=io.StringIO())))
     assert [outcome.failure for outcome in outcomes] == ["it has no legs", None]
+
+
+@pytest.mark.parametrize("peer", [SOCKET_IO, WEBSOCKETS, FASTAPI])
+def test_peer_delivers_everything_once(peer: str) -> None:
+    assert SERVERS[peer].lacks() is None
+    row = replace(shortened(scenario_named("rooms-of-10")), connections=20, seconds=0.3, warmup_s=0.1)
+    (outcome,) = harness.execute([harness.Run(row, peer, 1)], Console(file=io.StringIO()))
+    assert outcome.failure is None
+    said = outcome.load["report"]
+    assert said["delivered"] == said["acknowledged"] * 10 > 0
+
+
+def test_peers_that_are_not_there_are_skipped_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    skipped = harness.what_is_lacking([CENTRIFUGO, TINODE, NODE])
+    assert list(skipped) == [CENTRIFUGO, TINODE, NODE]
+    assert "centrifugo is not on PATH" in skipped[CENTRIFUGO]
+    assert "Node.js" in skipped[NODE]
 
 
 def outcome_of(scenario: str, server: str, *, failure: str | None = None, **found: float) -> Outcome:

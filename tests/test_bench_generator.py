@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, WebSocketServer, serve_websocket
 
-from bench.servers import GENERATOR, compiled
+from bench.server import GENERATOR, compiled
 
 SENDS = {"throughput": ["--senders", "4", "--depth", "2"], "steady": ["--rate", "200"], "fanout": [], "connect": []}
 

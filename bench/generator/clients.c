@@ -20,6 +20,7 @@
 #define READ_BYTES (1 << 20)
 #define LARGEST_MESSAGE (8 << 20)
 #define STORM_STEP (SECOND / 200) /* between two looks at who may come back */
+#define SLOW_BUFFER 4096 /* of those who do not read, so that what they are sent soon waits in the server */
 #define EVENTS_AT_ONCE 64 /* few, so that what is due meanwhile leaves on time */
 
 struct client *clients;
@@ -61,6 +62,11 @@ static void watch(struct client *client, int wants_write, int operation)
     if (epoll_ctl(epoll_fd, operation, client->fd, &event))
         fail("epoll_ctl: %s", strerror(errno));
     client->wants_write = wants_write;
+}
+
+void ignore(struct client *client)
+{
+    epoll_ctl(epoll_fd, EPOLL_CTL_DEL, client->fd, NULL);
 }
 
 static int is_gone(const struct client *client)
@@ -171,8 +177,9 @@ static size_t take_upgrade(struct client *client, uint8_t *bytes, size_t length)
         turn_away(client, why, retry ? strtod((const char *)retry + 13, NULL) : 0);
         return 0;
     }
-    put_authentication(client);
     client->state = AUTHENTICATING;
+    if (is_authenticating_at_once())
+        put_authentication(client);
     return head;
 }
 
@@ -284,6 +291,9 @@ void start_connecting(struct client *client)
         fail("socket: %s", strerror(errno));
     int yes = 1;
     setsockopt(client->fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+    int few = SLOW_BUFFER;
+    if (client->is_slow)
+        setsockopt(client->fd, SOL_SOCKET, SO_RCVBUF, &few, sizeof few);
     watch(client, 1, EPOLL_CTL_ADD);
     if (connect(client->fd, (const struct sockaddr *)&address, sizeof address) && errno != EINPROGRESS)
         lose(client, strerror(errno));
@@ -300,10 +310,10 @@ static void on_connected(struct client *client)
     }
     buffer_reserve(&client->out, 512);
     client->out.end += (size_t)sprintf((char *)client->out.bytes + client->out.end,
-                                       "GET / HTTP/1.1\r\nHost: %s:%d\r\nUpgrade: websocket\r\n"
+                                       "GET %s HTTP/1.1\r\nHost: %s:%d\r\nUpgrade: websocket\r\n"
                                        "Connection: Upgrade\r\nSec-WebSocket-Key: " WIRE_KEY "\r\n"
                                        "Sec-WebSocket-Version: 13\r\n\r\n",
-                                       settings.host, (int)port_of(client));
+                                       upgrade_target(), settings.host, (int)port_of(client));
     client->state = UPGRADING;
     flush(client);
 }
@@ -339,7 +349,7 @@ void poll_once(uint64_t until)
     uint64_t now = now_ns();
     report_progress_if_due(now);
     uint64_t wake = until < next_progress() ? until : next_progress();
-    if (is_storming) {
+    if (is_storming || is_coming_back) {
         come_back(now);
         wake = wake < now + STORM_STEP ? wake : now + STORM_STEP;
     }

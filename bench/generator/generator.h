@@ -1,6 +1,7 @@
-/* What the parts of the load generator share: generator.c (flags, modes) uses talk.c (what is said, counted and timed),
- * clients.c (connections, bytes, the loop), storm.c (a server that is killed), log.c (what was said, for `chatd verify`)
- * and report.c. One thread; the state of a run is in the structs below. */
+/* What the parts of the load generator share: generator.c (flags) uses modes.c (what happens when), talk.c (what is said,
+ * counted and timed), dialects.c (in which words), clients.c (connections, bytes, the loop), churn.c (who comes and goes,
+ * who does not read), storm.c (a server that is killed), log.c (what was said, for `chatd verify`) and report.c. One
+ * thread; the state of a run is in the structs below. */
 #ifndef BENCH_GENERATOR_H
 #define BENCH_GENERATOR_H
 
@@ -14,6 +15,7 @@
 #define NOTE_BYTES 256
 #define MOST_PORTS 16
 
+enum kind { NEW_MESSAGE, MESSAGE_ACK, AUTHENTICATED, CAUGHT_UP, RESYNC, REFUSED, GREETING, BEAT, OTHER };
 enum state { WAITING, CONNECTING, UPGRADING, AUTHENTICATING, LIVE, AWAY, LOST };
 
 struct buffer {
@@ -30,20 +32,20 @@ struct room {
 struct client {
     int fd;
     enum state state;
-    int wants_write;
+    int wants_write, is_slow;
     char *token, *room_id, *user_id;
     unsigned stays; /* connections so far */
     struct room *room;
     struct buffer in, out;
-    uint64_t started, sent, received;
+    uint64_t started, sent, received, asked; /* asked: when the last ping was due (echo) */
     uint64_t seq, answered, retry_at; /* in a storm: the last seq heard, messages answered, when to come back */
 };
 
 /* What was asked for (generator.c has the flags, their defaults and their meaning). Times in seconds. */
 struct settings {
     double connections, handshakes, connect_limit, senders, depth, rate, warmup, seconds, drain, idle,
-        deaf, recover, content_bytes;
-    const char *mode, *clients_file, *host, *port, *log_file;
+        deaf, recover, away, slow, content_bytes;
+    const char *dialect, *mode, *clients_file, *host, *port, *log_file;
     uint16_t ports[MOST_PORTS]; /* the clients take turns in them */
     size_t port_count;
 };
@@ -53,7 +55,7 @@ extern struct settings settings;
 struct window {
     int is_open;
     uint64_t begin, end;
-    uint64_t sent, acknowledged, delivered;
+    uint64_t sent, acknowledged, delivered, left, other_frames;
     double seconds, cpu_seconds;
 };
 extern struct window window;
@@ -62,6 +64,7 @@ extern struct window window;
 struct counts {
     size_t live, in_handshake, failed, lost;
     uint64_t sent, acknowledged, refused, delivered, expected, other_frames, bytes_received;
+    uint64_t left, slow, slow_closed;
     uint64_t skipped, repeated, resyncs, cut, tries; /* in a storm; cut: unanswered when the server was killed */
     uint64_t last_arrival; /* of an acknowledgement or a delivery */
     char first_failure[NOTE_BYTES], first_refusal[NOTE_BYTES], first_loss[NOTE_BYTES];
@@ -74,9 +77,22 @@ extern struct counts counts;
 /* ---- generator.c */
 
 uint64_t now_ns(void);
+__attribute__((format(printf, 1, 2), noreturn)) void fail(const char *format, ...);
+
+/* ---- modes.c */
+
+struct mode {
+    const char *name; /* NULL after the last */
+    void (*run)(void);
+    int is_of_connecting; /* connecting is what is measured */
+    int is_storm;
+};
+extern const struct mode modes[];
+
+void connect_in(const struct mode *mode);
 void report_progress_if_due(uint64_t now);
 uint64_t next_progress(void);
-__attribute__((format(printf, 1, 2), noreturn)) void fail(const char *format, ...);
+size_t stride(void);
 
 /* ---- clients.c */
 
@@ -92,11 +108,36 @@ void start_connecting(struct client *client);
 void put_frame(struct client *client, unsigned opcode, const void *payload, size_t length);
 void flush(struct client *client);
 void lose(struct client *client, const char *why);
+/* Nothing of it is read any more. */
+void ignore(struct client *client);
 /* Waits for events, not beyond `until`, and handles them. */
 void poll_once(uint64_t until);
 
+/* ---- dialects.c */
+
+void choose_dialect(void);
+const char *upgrade_target(void);
+size_t write_authentication(char *text, size_t size, const struct client *client, const char *token, const char *resume);
+int is_authenticating_at_once(void);
+size_t write_message(char *text, size_t size, const struct client *client, const char *content, const char *key);
+size_t write_ping(char *text, size_t size, const struct client *client);
+enum kind kind_of(const uint8_t *payload, size_t length);
+void answer_beat(struct client *client);
+size_t first_message(const uint8_t *payload, size_t length);
+
+/* ---- churn.c */
+
+extern int is_coming_back; /* who has gone comes back when it is time */
+
+void let_them_come_and_go(uint64_t begin, double length_s, size_t *next);
+void wait_until_all_are_back(uint64_t end);
+void choose_slow(void);
+void stop_reading(void);
+void count_slow_closed(void);
+
 /* ---- talk.c */
 
+extern int is_echoing;        /* pings instead of messages */
 extern int is_answering;      /* every acknowledgement is followed by the client's next message */
 extern int is_timing_delivery; /* deliveries are timed, not only counted */
 

@@ -36,6 +36,8 @@ static void print_deliveries_that_do_not_add_up(void)
     uint64_t missing = 0, surplus = 0;
     for (size_t i = 0; i < client_count; i++) {
         uint64_t due = clients[i].state == WAITING ? 0 : clients[i].room->acknowledged;
+        if (clients[i].is_slow)
+            continue;
         if (clients[i].received < due)
             missing += due - clients[i].received;
         else
@@ -73,6 +75,11 @@ void print_report(void)
     else
         print_deliveries_that_do_not_add_up();
     print_count("other_frames", counts.other_frames);
+    print_count("window_other_frames", window.other_frames);
+    print_count("left", counts.left);
+    print_count("window_left", window.left);
+    print_count("slow", counts.slow);
+    print_count("slow_closed", counts.slow_closed);
     print_count("bytes_received", counts.bytes_received);
     print_number("drain_seconds", counts.drain_seconds);
     print_number("behind_seconds", is_behind ? (double)(counts.last_arrival - window.end) / 1e9 : 0);

@@ -10,10 +10,8 @@
 #define MARKER "~T~" /* before the 19 digits of the time at which a message was due */
 #define MARKER_DIGITS 19
 
-enum kind { NEW_MESSAGE, MESSAGE_ACK, AUTHENTICATED, CAUGHT_UP, RESYNC, REFUSED, OTHER };
-
 struct counts counts;
-int is_answering, is_timing_delivery;
+int is_echoing, is_answering, is_timing_delivery;
 static char filler[LARGEST_CONTENT + 1];
 static char epoch[100];
 
@@ -30,60 +28,50 @@ void put_authentication(struct client *client)
     if (is_storming)
         snprintf(resume, sizeof resume, ",\"resume\":{\"epoch\":\"%s\",\"rooms\":{\"%s\":%llu}}", epoch, client->room_id,
                  (unsigned long long)client->seq);
-    int n = snprintf(text, sizeof text, "{\"type\":\"authenticate\"%s}", resume);
-    note(client, "sent", text, (size_t)n); /* whoever has the log is not to have the token */
-    n = snprintf(text, sizeof text, "{\"type\":\"authenticate\",\"token\":\"%s\"%s}", client->token, resume);
-    put_frame(client, OP_TEXT, text, (size_t)n);
+    size_t n = write_authentication(text, sizeof text, client, "", resume);
+    note(client, "sent", text, n); /* whoever has the log is not to have the token */
+    n = write_authentication(text, sizeof text, client, client->token, resume);
+    put_frame(client, OP_TEXT, text, n);
 }
 
-void put_message(struct client *client, uint64_t due)
+static void count_sent(struct client *client)
 {
-    char text[LARGEST_CONTENT + 512];
-    int stamp_length = (int)strlen(MARKER) + MARKER_DIGITS + 1;
-    int filling = (int)settings.content_bytes > stamp_length ? (int)settings.content_bytes - stamp_length : 0;
-    int length = snprintf(text, sizeof text,
-                          "{\"type\":\"send_message\",\"roomId\":\"%s\",\"content\":\"" MARKER "%0*llu %.*s\","
-                          "\"clientMessageId\":\"" MARKER "%0*llu-%llu\"}",
-                          client->room_id, MARKER_DIGITS, (unsigned long long)due, filling, filler, MARKER_DIGITS,
-                          (unsigned long long)due, (unsigned long long)client->sent);
-    note(client, "sent", text, (size_t)length);
-    put_frame(client, OP_TEXT, text, (size_t)length);
     client->sent++;
     counts.sent++;
     if (window.is_open)
         window.sent++;
 }
 
+static void put_ping(struct client *client, uint64_t due)
+{
+    char text[100];
+    client->asked = due;
+    put_frame(client, OP_TEXT, text, write_ping(text, sizeof text, client));
+    count_sent(client);
+}
+
+void put_message(struct client *client, uint64_t due)
+{
+    if (is_echoing) {
+        put_ping(client, due);
+        return;
+    }
+    char text[LARGEST_CONTENT + 512], content[LARGEST_CONTENT + 64], key[100];
+    int stamp_length = (int)strlen(MARKER) + MARKER_DIGITS + 1;
+    int filling = (int)settings.content_bytes > stamp_length ? (int)settings.content_bytes - stamp_length : 0;
+    snprintf(content, sizeof content, MARKER "%0*llu %.*s", MARKER_DIGITS, (unsigned long long)due, filling, filler);
+    snprintf(key, sizeof key, MARKER "%0*llu-%llu", MARKER_DIGITS, (unsigned long long)due,
+             (unsigned long long)client->sent);
+    size_t length = write_message(text, sizeof text, client, content, key);
+    note(client, "sent", text, length);
+    put_frame(client, OP_TEXT, text, length);
+    count_sent(client);
+}
+
 void note_once(char *note, const void *text, size_t length)
 {
     if (!*note)
         snprintf(note, NOTE_BYTES, "%.*s", (int)(length < NOTE_BYTES ? length : NOTE_BYTES), (const char *)text);
-}
-
-static enum kind kind_of(const uint8_t *payload, size_t length)
-{
-    const uint8_t *end = payload + length, *word = NULL;
-    if (length > 12 && !memcmp(payload, "{\"type\":", 8))
-        word = payload + 8;
-    else if ((word = memmem(payload, length, "\"type\":", 7)))
-        word += 7;
-    else
-        return OTHER;
-    while (word < end && (*word == ' ' || *word == '"'))
-        word++;
-#define IS(text) ((size_t)(end - word) > sizeof text - 1 && !memcmp(word, text "\"", sizeof text))
-    if (IS("new_message"))
-        return NEW_MESSAGE;
-    if (IS("message_ack"))
-        return MESSAGE_ACK;
-    if (IS("error") || IS("auth_error"))
-        return REFUSED;
-    if (IS("caught_up"))
-        return CAUGHT_UP;
-    if (IS("resync"))
-        return RESYNC;
-    return IS("authenticated") ? AUTHENTICATED : OTHER;
-#undef IS
 }
 
 /* When the message in `payload` was due; 0: it does not say. Looks first where the last one had it. */
@@ -141,12 +129,14 @@ static void on_acknowledged(struct client *client, const uint8_t *payload, size_
         if (client->room->seq < seq)
             client->room->seq = seq;
     }
-    client->room->acknowledged++;
-    counts.expected += client->room->live;
+    if (!is_echoing) {
+        client->room->acknowledged++;
+        counts.expected += client->room->live;
+    }
     counts.last_arrival = now;
     if (window.is_open)
         window.acknowledged++;
-    uint64_t due = due_of(payload, length, &usual_place);
+    uint64_t due = is_echoing ? client->asked : due_of(payload, length, &usual_place);
     if (is_measured(due))
         histogram_add(&counts.ack_times, now - due);
     if (is_answering)
@@ -170,7 +160,7 @@ static void on_delivered(struct client *client, const uint8_t *payload, size_t l
     }
 }
 
-void on_text(struct client *client, const uint8_t *payload, size_t length, uint64_t now)
+static void on_message(struct client *client, const uint8_t *payload, size_t length, uint64_t now)
 {
     note(client, "heard", payload, length);
     switch (kind_of(payload, length)) {
@@ -212,7 +202,25 @@ void on_text(struct client *client, const uint8_t *payload, size_t length, uint6
         if (is_answering)
             put_message(client, now);
         return;
+    case GREETING:
+        put_authentication(client);
+        return;
+    case BEAT:
+        answer_beat(client);
+        return;
     case OTHER:
         counts.other_frames++;
+        if (window.is_open)
+            window.other_frames++;
+    }
+}
+
+void on_text(struct client *client, const uint8_t *payload, size_t length, uint64_t now)
+{
+    while (length) {
+        size_t first = first_message(payload, length);
+        on_message(client, payload, first, now);
+        payload += first + (first < length);
+        length -= first + (first < length);
     }
 }

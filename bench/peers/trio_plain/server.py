@@ -1,6 +1,6 @@
 """The same chat written plainly with trio-websocket and triopg, as their documentation teaches: a nursery for every
 connection, one INSERT a message, `send_message` to every member in a loop. Environment: PORT, DATABASE_URL,
-JWT_SECRET. README.md says what is left out. Started by bench/servers.py, never imported.
+JWT_SECRET. README.md says what is left out. Started by bench/peer_servers.py, never imported.
 """
 
 import contextlib
