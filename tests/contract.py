@@ -77,8 +77,8 @@ class Action:
     #: By the WebSocket, where that differs.
     by_websocket: Answers | None = None
     given: tuple[str, ...] = ()
-    #: It changes nothing that another action minds, so that they may share a place.
-    is_reading: bool = field(default=False, kw_only=True)
+    #: It changes nothing that another action minds, so that they may share a place. So does whoever is refused.
+    is_harmless: bool = field(default=False, kw_only=True)
 
     def expected(self, role: str, *, is_websocket: bool) -> str:
         found = self.by_websocket if is_websocket and self.by_websocket is not None else self.by
@@ -102,19 +102,19 @@ _ACCOUNT: Final = {"email": "{fresh}@example.org", "username": "{fresh}", "passw
 _SESSIONS: Final = (
     Action(
         "authenticate again", ANYBODY, Refused("bad_message", {"token": 1}),
-        {"type": "authenticate", "token": "{token}"}
+        {"type": "authenticate", "token": "{token}"}, is_harmless=True,
     ),
-    Action("ping", ANYBODY, Refused("bad_message", {"payload": "x"}), {"type": "ping"}),
+    Action("ping", ANYBODY, Refused("bad_message", {"payload": "x"}), {"type": "ping"}, is_harmless=True),
     Action(
         "register", ANYBODY, Refused("conflict", {"username": "{actor_name}"}),
-        http=Http("POST", "/api/auth/register", body=_ACCOUNT, token=None),
+        http=Http("POST", "/api/auth/register", body=_ACCOUNT, token=None), is_harmless=True,
     ),
     Action(
         "sign in", ANYBODY, Refused("unauthenticated", {"password": "wrong horse"}),
         http=Http(
             "POST", "/api/auth/login", token=None,
             body={"email": "{actor_name}@example.org", "password": "correct horse"},
-        ),
+        ), is_harmless=True,
     ),
     Action(
         "refresh", ANYBODY, Refused("unauthenticated", {"refreshToken": "none of ours"}), given=("another sign-in",),
@@ -124,40 +124,44 @@ _SESSIONS: Final = (
         "sign out", ANYBODY, UNSIGNED, given=("another sign-in",),
         http=Http("POST", "/api/auth/logout", token="{other_token}"),
     ),
-    Action("read one's profile", ANYBODY, UNSIGNED, http=Http("GET", "/api/users/me"), is_reading=True),
+    Action("read one's profile", ANYBODY, UNSIGNED, http=Http("GET", "/api/users/me"), is_harmless=True),
     Action(
         "change one's profile", ANYBODY, Refused("bad_message", {"username": "a b"}),
-        http=Http("PATCH", "/api/users/me", body={"displayName": "A. C. Tor"}),
+        http=Http("PATCH", "/api/users/me", body={"displayName": "A. C. Tor"}), is_harmless=True,
     ),
     Action(
         "read somebody's profile", ANYBODY, Refused("not_found", instead={"outsider": NOWHERE}),
-        http=Http("GET", "/api/users/:id", ("{outsider}",)), is_reading=True,
+        http=Http("GET", "/api/users/:id", ("{outsider}",)), is_harmless=True,
     ),
     Action(
         "read profiles", ANYBODY, Refused("bad_message", query="ids="),
-        http=Http("GET", "/api/users", query="ids={outsider},{victim}"), is_reading=True,
+        http=Http("GET", "/api/users", query="ids={outsider},{victim}"), is_harmless=True,
     ),
     Action(
         "say how one is", ANYBODY, Refused("bad_message", {"status": "offline"}),
-        {"type": "update_status", "status": "away", "statusMessage": "at tea"},
+        {"type": "update_status", "status": "away", "statusMessage": "at tea"}, is_harmless=True,
     ),
 )  # fmt: skip
 
 _ROOMS: Final = (
     Action(
-        "list rooms", ANYBODY, Refused("bad_message", query="limit=0"), http=Http("GET", "/api/rooms"), is_reading=True
+        "list rooms", ANYBODY, Refused("bad_message", query="limit=0"), http=Http("GET", "/api/rooms"), is_harmless=True
     ),
     Action(
         "make a room", ANYBODY, Refused("bad_message", {"kind": "secret"}),
-        http=Http("POST", "/api/rooms", body={"name": "new"}),
+        http=Http("POST", "/api/rooms", body={"name": "new"}), is_harmless=True,
     ),
     Action(
         "see a room", answers("not_found ok ok", "ok ok ok ok"), _NO_ROOM,
-        http=Http("GET", "/api/rooms/:id", _ROOM), is_reading=True,
+        http=Http("GET", "/api/rooms/:id", _ROOM), is_harmless=True,
     ),
     Action(
         "change a room", MODERATORS, Refused("bad_message", {"name": ""}),
-        http=Http("PATCH", "/api/rooms/:id", _ROOM, {"topic": "tea"}),
+        http=Http("PATCH", "/api/rooms/:id", _ROOM, {"topic": "tea"}), is_harmless=True,
+    ),
+    Action(
+        "slow a room down", MODERATORS, Refused("bad_message", {"settings": {"slowModeS": -1}}),
+        http=Http("PATCH", "/api/rooms/:id", _ROOM, {"settings": {"slowModeS": 1}}),
     ),
     Action("delete a room", OWNERS, _NO_ROOM, http=Http("DELETE", "/api/rooms/:id", _ROOM)),
     Action(
@@ -171,7 +175,7 @@ _ROOMS: Final = (
     ),
     Action(
         "list members", READERS, Refused("bad_message", query="limit=101"),
-        http=Http("GET", "/api/rooms/:id/members", _ROOM), is_reading=True,
+        http=Http("GET", "/api/rooms/:id/members", _ROOM), is_harmless=True,
     ),
     Action(
         "add somebody", MODERATORS, Refused("not_found", {"userId": NOWHERE}),
@@ -194,10 +198,19 @@ _ROOMS: Final = (
         http=Http("PATCH", "/api/rooms/:id/members/:userId", ("{room}", "{victim}"), {"role": "moderator"}),
     ),
     Action(
+        "make somebody an owner", OWNERS, Refused("bad_message", {"role": ""}),
+        http=Http("PATCH", "/api/rooms/:id/members/:userId", ("{room}", "{victim}"), {"role": "owner"}),
+    ),
+    Action(
         "mute somebody", MODERATORS, Refused("bad_message", {"mutedUntil": "2001-01-01T00:00:00Z"}),
         http=Http(
             "PATCH", "/api/rooms/:id/members/:userId", ("{room}", "{victim}"), {"mutedUntil": "2100-01-01T00:00:00Z"}
         ),
+    ),
+    Action(
+        "let somebody speak again", MODERATORS, Refused("bad_message", {"mutedUntil": "tomorrow"}),
+        http=Http("PATCH", "/api/rooms/:id/members/:userId", ("{room}", "{victim}"), {"mutedUntil": None}),
+        is_harmless=True,
     ),
     Action(
         "kick somebody", MODERATORS, Refused("not_found", instead={"victim": NOWHERE}),
@@ -208,12 +221,16 @@ _ROOMS: Final = (
         http=Http("DELETE", "/api/rooms/:id/members/:userId", ("{room}", "{victim}"), {"ban": True}),
     ),
     Action(
+        "ban who is no member", MODERATORS, Refused("bad_message", {"ban": "yes"}),
+        http=Http("DELETE", "/api/rooms/:id/members/:userId", ("{room}", "{outsider}"), {"ban": True}),
+    ),
+    Action(
         "act on an owner", NOBODY, _NO_ROOM, given=("another owner",),
         http=Http("DELETE", "/api/rooms/:id/members/:userId", ("{room}", "{other_owner}")),
     ),
     Action(
         "see who is banned", MODERATORS, Refused("bad_message", query="limit=0"),
-        http=Http("GET", "/api/rooms/:id/bans", _ROOM), is_reading=True,
+        http=Http("GET", "/api/rooms/:id/bans", _ROOM), is_harmless=True,
     ),
     Action(
         "lift a ban", MODERATORS, Refused("not_found", instead={"outsider": NOWHERE}), given=("outsider is banned",),
@@ -226,7 +243,7 @@ _MESSAGES: Final = (
         "send a message", WRITERS, Refused("bad_message", {"content": " "}),
         _of_room("send_message", content="hello"),
         Http("POST", "/api/rooms/:id/messages", _ROOM, {"content": "hello"}),
-        by_websocket=answers(UNHEARD, "forbidden ok ok ok"),
+        by_websocket=answers(UNHEARD, "forbidden ok ok ok"), is_harmless=True,
     ),
     Action(
         "send a message while muted", answers(OUTSIDE, "forbidden muted muted muted"),
@@ -238,7 +255,7 @@ _MESSAGES: Final = (
     Action(
         "read history", READERS, _BAD_PAGE,
         _of_room("get_history"), Http("GET", "/api/rooms/:id/messages", _ROOM),
-        by_websocket=answers(UNHEARD, "ok ok ok ok"), is_reading=True,
+        by_websocket=answers(UNHEARD, "ok ok ok ok"), is_harmless=True,
     ),
     Action(
         "edit a message", WRITERS, Refused("bad_message", {"content": ""}),
@@ -248,32 +265,33 @@ _MESSAGES: Final = (
     Action("delete a message", READERS, _NO_MESSAGE, _of_message("delete_message", "{own}")),
     Action("delete somebody's message", MODERATORS, _NO_MESSAGE, _of_message("delete_message")),
     Action(
-        "react", WRITERS, Refused("bad_message", {"emoji": "two words"}), _of_message("add_reaction", emoji="👍")
+        "react", WRITERS, Refused("bad_message", {"emoji": "two words"}), _of_message("add_reaction", emoji="👍"),
+        is_harmless=True,
     ),
     Action(
         "take a reaction back", READERS, _NO_MESSAGE, _of_message("remove_reaction", emoji="👍"), given=("reacted",)
     ),
-    Action("pin", MODERATORS, _NO_MESSAGE, _of_message("pin_message")),
+    Action("pin", MODERATORS, _NO_MESSAGE, _of_message("pin_message"), is_harmless=True),
     Action("unpin", MODERATORS, _NO_MESSAGE, _of_message("unpin_message"), given=("pinned",)),
     Action(
         "see what is pinned", READERS, Refused("bad_message", query="limit=0"),
-        http=Http("GET", "/api/rooms/:id/pins", _ROOM), is_reading=True,
+        http=Http("GET", "/api/rooms/:id/pins", _ROOM), is_harmless=True,
     ),
     Action(
         "read a thread", READERS, Refused("not_found", instead={"theirs": NOWHERE}),
-        http=Http("GET", "/api/messages/:id/thread", ("{theirs}",)), is_reading=True,
+        http=Http("GET", "/api/messages/:id/thread", ("{theirs}",)), is_harmless=True,
     ),
     Action(
         "read receipts", READERS, Refused("not_found", instead={"theirs": NOWHERE}),
-        http=Http("GET", "/api/messages/:id/receipts", ("{theirs}",)), is_reading=True,
+        http=Http("GET", "/api/messages/:id/receipts", ("{theirs}",)), is_harmless=True,
     ),
     Action(
         "mark as read", READERS, _NO_MESSAGE, _of_room("mark_as_read", messageId="{theirs}"),
-        by_websocket=answers(UNHEARD, "ok ok ok ok"),
+        by_websocket=answers(UNHEARD, "ok ok ok ok"), is_harmless=True,
     ),
     Action(
         "type", answers(UNHEARD, "forbidden ok ok ok"), Refused("bad_message", {"roomId": 1}),
-        _of_room("typing_start"),
+        _of_room("typing_start"), is_harmless=True,
     ),
     Action(
         "stop typing", answers(UNHEARD, "ok ok ok ok"), Refused("bad_message", {"roomId": 1}),
@@ -281,19 +299,19 @@ _MESSAGES: Final = (
     ),
     Action(
         "search", ANYBODY, Refused("bad_message", query="q="),
-        http=Http("GET", "/api/search", query="q=hello"), is_reading=True,
+        http=Http("GET", "/api/search", query="q=hello"), is_harmless=True,
     ),
     Action(
         "search a room", answers("not_found not_a_member not_a_member", "ok ok ok ok"),
         Refused("bad_message", query="q=&roomId={room}"),
-        http=Http("GET", "/api/search", query="q=hello&roomId={room}"), is_reading=True,
+        http=Http("GET", "/api/search", query="q=hello&roomId={room}"), is_harmless=True,
     ),
 )  # fmt: skip
 
 _BETWEEN: Final = (
     Action(
         "write to somebody", ANYBODY, Refused("bad_message", {"content": ""}),
-        {"type": "send_dm", "recipientId": "{victim}", "content": "psst"},
+        {"type": "send_dm", "recipientId": "{victim}", "content": "psst"}, is_harmless=True,
     ),
     Action(
         "write to who has blocked one", FORBIDDEN, Refused("bad_message", {"content": ""}),
@@ -302,7 +320,7 @@ _BETWEEN: Final = (
     ),
     Action(
         "read a conversation", ANYBODY, Refused("bad_message", query="limit=0"), given=("has a conversation",),
-        http=Http("GET", "/api/direct-messages/:userId", ("{victim}",)), is_reading=True,
+        http=Http("GET", "/api/direct-messages/:userId", ("{victim}",)), is_harmless=True,
     ),
     Action(
         "mark a conversation as read", ANYBODY, Refused("not_found", instead={"victim": NOWHERE}),
@@ -310,41 +328,43 @@ _BETWEEN: Final = (
     ),
     Action(
         "count unread direct messages", ANYBODY, UNSIGNED,
-        http=Http("GET", "/api/direct-messages/unread"), is_reading=True,
+        http=Http("GET", "/api/direct-messages/unread"), is_harmless=True,
     ),
     Action(
         "block somebody", ANYBODY, Refused("not_found", instead={"outsider": NOWHERE}),
-        http=Http("PUT", "/api/users/:id/block", ("{outsider}",)),
+        http=Http("PUT", "/api/users/:id/block", ("{outsider}",)), is_harmless=True,
     ),
     Action(
         "unblock somebody", ANYBODY, UNSIGNED,
-        http=Http("DELETE", "/api/users/:id/block", ("{outsider}",)),
+        http=Http("DELETE", "/api/users/:id/block", ("{outsider}",)), is_harmless=True,
     ),
     Action(
         "see whom one has blocked", ANYBODY, Refused("bad_message", query="limit=0"),
-        http=Http("GET", "/api/blocks"), is_reading=True,
+        http=Http("GET", "/api/blocks"), is_harmless=True,
     ),
-    Action("list chats", ANYBODY, Refused("bad_message", query="limit=0"), http=Http("GET", "/api/chats")),
+    Action(
+        "list chats", ANYBODY, Refused("bad_message", query="limit=0"), http=Http("GET", "/api/chats"), is_harmless=True
+    ),
     Action(
         "read notifications", ANYBODY, Refused("bad_message", query="limit=0"),
-        http=Http("GET", "/api/notifications"), is_reading=True,
+        http=Http("GET", "/api/notifications"), is_harmless=True,
     ),
     Action(
         "mark notifications as read", ANYBODY, Refused("bad_message", {"ids": "all"}),
-        http=Http("POST", "/api/notifications/read", body={}),
+        http=Http("POST", "/api/notifications/read", body={}), is_harmless=True,
     ),
     Action(
         "see what one is notified of", READERS, _NO_ROOM,
-        http=Http("GET", "/api/rooms/:id/members/me", _ROOM), is_reading=True,
+        http=Http("GET", "/api/rooms/:id/members/me", _ROOM), is_harmless=True,
     ),
     Action(
         "choose what to be notified of", READERS, Refused("bad_message", {"notify": "sometimes"}),
-        http=Http("PATCH", "/api/rooms/:id/members/me", _ROOM, {"notify": "mentions"}),
+        http=Http("PATCH", "/api/rooms/:id/members/me", _ROOM, {"notify": "mentions"}), is_harmless=True,
     ),
 )  # fmt: skip
 
 _OPERATION: Final = tuple(
-    Action(f"ask {path}", ANYBODY, UNSIGNED, http=Http("GET", path, token=None), is_reading=True)
+    Action(f"ask {path}", ANYBODY, UNSIGNED, http=Http("GET", path, token=None), is_harmless=True)
     for path in ("/api/openapi.json", "/api/asyncapi.json", "/healthz", "/readyz", "/metrics")
 )
 

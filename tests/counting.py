@@ -81,4 +81,4 @@ def count_queries(monkeypatch: pytest.MonkeyPatch, asked: Counter[str]) -> None:
         async with open_back_ends(*args, **kwargs) as back_ends:
             yield back_ends._replace(database=CountedDatabase(back_ends.database, asked))
 
-    monkeypatch.setattr("chatd.server.open_back_ends", open_counted)
+    monkeypatch.setattr("chatd.assembly.open_back_ends", open_counted)

@@ -103,22 +103,23 @@ class Walk:
     wrong: list[str] = field(default_factory=list)
     _shared: Place | None = None
 
-    async def place(self, action: Action) -> Place:
-        if not action.is_reading or action.given:
+    async def place(self, action: Action, expected: str) -> Place:
+        if action.given or (expected == "ok" and not action.is_harmless):
             return await make_place(self.cast, self.role, action.given)
         if self._shared is None:
             self._shared = await make_place(self.cast, self.role, ())
         return self._shared
 
     async def take(self, action: Action) -> None:
-        """By the WebSocket, then by HTTP, each at a place of its own."""
+        """By the WebSocket, then by HTTP, each at a place of its own if it may change what others find there."""
         for name, is_websocket in names_of(action):
-            place = await self.place(action)
-            told = await self.ask(action, place, is_websocket=is_websocket)
             expected = action.expected(self.role, is_websocket=is_websocket)
+            place = await self.place(action, expected)
+            told = await self.ask(action, place, is_websocket=is_websocket)
             self.compare(action, name, told, expected)
             if self.role == "owner" and expected == "ok":
-                told = await self.ask_wrongly(action, await self.place(action), is_websocket=is_websocket)
+                place = await self.place(action, action.refused.code)
+                told = await self.ask_wrongly(action, place, is_websocket=is_websocket)
                 self.compare(action, f"{name}, wrongly", told, action.refused.code)
 
     def compare(self, action: Action, name: str, told: str, expected: str) -> None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.contract import NOWHERE
 from tests.daemon import ON_BOTH_BACK_ENDS, Answer, Daemon, SignedIn, open_daemon
-from tests.matrix import MISSING
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -74,7 +74,7 @@ async def test_who_cannot_be_brought_in_is_neither_added_nor_invited(daemon: Dae
     assert ban.status == 200
     daemon.rows(f"INSERT INTO user_blocks (user_id, blocked_id, blocked_at) VALUES ('{dan.id}', '{ada.id}', 1)")
     for user_id, status, code in (
-        (MISSING, 404, "not_found"),
+        (NOWHERE, 404, "not_found"),
         (bob.id, 409, "conflict"),
         (eve.id, 403, "forbidden"),
         (dan.id, 403, "forbidden"),
@@ -222,7 +222,7 @@ async def test_stranger_cannot_tell_a_private_room_from_a_missing_one_by_what_mo
         ("DELETE", f"/bans/{bob.id}", None),
     ):
         there = await daemon.http(method, f"/api/rooms/{room_id}{path}", body, token=eve.token)
-        missing = await daemon.http(method, f"/api/rooms/{MISSING}{path}", body, token=eve.token)
+        missing = await daemon.http(method, f"/api/rooms/{NOWHERE}{path}", body, token=eve.token)
         assert there.status == missing.status == 404
         assert there.body == missing.body
         assert {**there.headers, "date": ""} == {**missing.headers, "date": ""}

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from tests.contract import NOWHERE
 from tests.daemon import ON_BOTH_BACK_ENDS, Answer, Client, Daemon, SignedIn, open_daemon
-from tests.matrix import MISSING
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -148,7 +148,7 @@ async def test_change_of_a_member_needs_something_to_change_and_a_member(daemon:
         assert (refused.status, refused.json()["code"]) == (422, "bad_message"), fields
     assert (await change(daemon, ada, room_id, bob, role="member")).json()["code"] == "not_found"
     assert (await remove(daemon, ada, room_id, bob)).json()["code"] == "not_found"
-    missing = await daemon.http("DELETE", f"/api/rooms/{room_id}/members/{MISSING}", {"ban": True}, token=ada.token)
+    missing = await daemon.http("DELETE", f"/api/rooms/{room_id}/members/{NOWHERE}", {"ban": True}, token=ada.token)
     assert missing.json()["code"] == "not_found"
 
 

@@ -1,18 +1,14 @@
-"""Who may do what in a room: each role may all that the one below it may, at both doors."""
+"""Who may do what in a room: each role may all that the one below it may. At the doors test_contract.py tries it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 import pytest
 
 from chatd.chat.permissions import MAY, Action, check_may, check_may_act_on, check_may_give
 from chatd.errors import Refusal
-from tests.daemon import open_daemon
-from tests.matrix import DEEDS, ROLES, STRANGER, is_served, new_cast, try_deed
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.contract import MEMBERS
 
 ACTIONS: tuple[Action, ...] = get_args(Action)
 FIRST_ALLOWED: dict[Action, str] = {
@@ -31,10 +27,10 @@ FIRST_ALLOWED: dict[Action, str] = {
 }
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", MEMBERS)
 @pytest.mark.parametrize("action", ACTIONS)
 def test_role_may_what_the_table_says_and_nothing_else(role: str, action: Action) -> None:
-    if ROLES.index(role) >= ROLES.index(FIRST_ALLOWED[action]):
+    if MEMBERS.index(role) >= MEMBERS.index(FIRST_ALLOWED[action]):
         check_may(role, action)
     else:
         with pytest.raises(Refusal) as caught:
@@ -45,7 +41,7 @@ def test_role_may_what_the_table_says_and_nothing_else(role: str, action: Action
 
 @pytest.mark.parametrize("action", [action for action in ACTIONS if action != "read"])
 def test_who_may_not_is_sent_to_somebody_who_may(action: Action) -> None:
-    lacking = ROLES[ROLES.index(FIRST_ALLOWED[action]) - 1]
+    lacking = MEMBERS[MEMBERS.index(FIRST_ALLOWED[action]) - 1]
     with pytest.raises(Refusal) as caught:
         check_may(lacking, action)
     asked = caught.value.detail.removesuffix(".").split()[-1]
@@ -61,14 +57,14 @@ def test_stranger_may_nothing(action: Action) -> None:
 
 
 def test_there_are_no_other_roles() -> None:
-    assert set(MAY) == set(ROLES)
+    assert set(MAY) == set(MEMBERS)
 
 
 # Whom one may act on
 
 
-@pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("other", ROLES)
+@pytest.mark.parametrize("role", MEMBERS)
+@pytest.mark.parametrize("other", MEMBERS)
 def test_nobody_acts_on_who_stands_as_high(role: str, other: str) -> None:
     stands_above = {"moderator": {"readonly", "member"}, "owner": {"readonly", "member", "moderator"}}
     if other in stands_above.get(role, set()):
@@ -84,28 +80,11 @@ def test_whoever_is_no_member_may_be_acted_on_by_all_who_may_act() -> None:
         check_may_act_on("member", "ban", None)
 
 
-@pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("given", ROLES)
+@pytest.mark.parametrize("role", MEMBERS)
+@pytest.mark.parametrize("given", MEMBERS)
 def test_only_owners_give_a_role_as_high_as_their_own(role: str, given: str) -> None:
     if role == "owner" or (role == "moderator" and given in {"readonly", "member"}):
         check_may_give(role, "set_role", given)
     else:
         with pytest.raises(Refusal):
             check_may_give(role, "set_role", given)
-
-
-# At the doors
-
-
-# On both kinds of back end roles are tried by tests/test_contract.py.
-@pytest.mark.usefixtures("back_ends")
-@pytest.mark.parametrize("back_ends", ["embedded"], indirect=True)
-@pytest.mark.parametrize("kind", ["public", "private"])
-@pytest.mark.parametrize("role", [*ROLES, STRANGER])
-async def test_both_doors_keep_to_the_table(tmp_path: Path, role: str, kind: str) -> None:
-    deeds = [deed for deed in DEEDS if is_served(deed)]
-    async with open_daemon(tmp_path) as daemon:
-        cast = await new_cast(daemon)
-        async with daemon.connect(cast.by_role[role]) as client:
-            done = {deed.name: await try_deed(daemon, cast, client, role, deed, kind=kind) for deed in deeds}
-    assert done == {deed.name: deed.outcome(role, kind) for deed in deeds}

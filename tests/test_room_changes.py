@@ -12,8 +12,8 @@ from chatd.protocol import RoomUpdated, UserLeft
 from chatd.verify.findings import Findings
 from chatd.verify.stays import Rules
 from chatd.verify.verification import find_logs, verify
+from tests.contract import NOWHERE
 from tests.daemon import ON_BOTH_BACK_ENDS, Daemon, SignedIn, environment, open_daemon
-from tests.matrix import MISSING
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -119,7 +119,7 @@ async def test_deleted_room_says_so_last_and_is_gone_like_one_that_never_was(dae
         ):
             there = await client.ask(**request, id="x", roomId=room_id)
             assert there["type"] == "error"
-            assert there == await client.ask(**request, id="x", roomId=MISSING)
+            assert there == await client.ask(**request, id="x", roomId=NOWHERE)
         assert not any(told.get("roomId") == room_id for told in client.inbox)
     for method, path, body in (
         ("GET", "/api/rooms/{}", None),
@@ -130,7 +130,7 @@ async def test_deleted_room_says_so_last_and_is_gone_like_one_that_never_was(dae
         ("DELETE", "/api/rooms/{}", None),
     ):
         gone = await daemon.http(method, path.format(room_id), body, token=ada.token)
-        missing = await daemon.http(method, path.format(MISSING), body, token=ada.token)
+        missing = await daemon.http(method, path.format(NOWHERE), body, token=ada.token)
         assert (gone.status, gone.body) == (404, missing.body)
     listed = (await daemon.http("GET", "/api/rooms", token=bob.token)).json()["rooms"]
     assert [room["name"] for room in listed] == ["lobby"]
