@@ -18,9 +18,9 @@ from chatd.errors import Unavailable
 from chatd.files.folder import Folder
 from chatd.files.s3 import S3, Bucket
 from chatd.files.signatures import NO_BODY, Signer
+from tests import s3_server
 from tests.daemon import open_daemon
 from tests.pictures import jpeg, upload, uploaded
-from tests.s3_server import open_s3
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,12 +33,14 @@ SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 
 @pytest.fixture(scope="module")
 def s3_url() -> Iterator[str]:
-    with open_s3() as url:
+    with s3_server.open_s3() as url:
         yield url
 
 
-def store_at(url: str) -> S3:
-    return S3.at(url, key_id="test", secret=Secret("test"), region="us-east-1", clock=wall_clock_ms, timeout_s=5)
+def store_at(url: str, *, secret: str = s3_server.SECRET) -> S3:
+    return S3.at(
+        url, key_id=s3_server.KEY_ID, secret=Secret(secret), region=s3_server.REGION, clock=wall_clock_ms, timeout_s=30
+    )
 
 
 @pytest.fixture(params=["folder", "s3", "s3 with a prefix"])
@@ -132,8 +134,8 @@ async def test_a_list_of_more_than_a_thousand_is_gone_through(s3_url: str, tmp_p
 
 
 async def test_a_server_that_is_not_there_or_refuses_is_unavailable(s3_url: str, tmp_path: Path) -> None:
-    for url in ("http://127.0.0.1:9/bucket", s3_url.replace("bucket", "no-such-bucket")):
-        store = store_at(url)
+    nowhere = (store_at("http://127.0.0.1:9/bucket"), store_at(s3_url.replace("/bucket", "/no-such-bucket")))
+    for store in (*nowhere, store_at(s3_url, secret="another")):
         with pytest.raises(Unavailable):
             await put(store, tmp_path, b"hello")
         with pytest.raises(Unavailable):
@@ -205,7 +207,10 @@ def test_a_bucket_is_told_by_its_url(url: str, bucket: Bucket) -> None:
 
 
 async def test_nodes_with_a_bucket_serve_each_others_files(s3_url: str, tmp_path: Path) -> None:
-    options = {"UPLOADS_S3_URL": f"{s3_url}/nodes", "UPLOADS_S3_KEY_ID": "test", "UPLOADS_S3_SECRET": "test"}
+    options = {
+        "UPLOADS_S3_URL": f"{s3_url}/nodes", "UPLOADS_S3_KEY_ID": s3_server.KEY_ID,
+        "UPLOADS_S3_SECRET": s3_server.SECRET,
+    }  # fmt: skip
     text = b"".join(b"%07d\n" % n for n in range(50_000))
     async with open_daemon(tmp_path, limits=False, **options) as daemon:
         anna = await daemon.register("anna")
