@@ -109,6 +109,24 @@ async def test_a_crowd_is_served_in_parts_between_which_others_run(
     assert counts[-1] == 5
 
 
+async def test_one_event_for_a_crowd_is_served_in_parts_to_those_who_listen_then(
+    rooms: dict[str, ActiveRoom], broadcasts: Broadcasts
+) -> None:
+    crowd = [listener(rooms, f"user {number}", "a") for number in range(3 * PART_RECEIVERS)]
+    near = listener(rooms, "ada", "b")
+    broadcasts.queue([Broadcast(["b"], b"{before}"), Broadcast(["a", "b"], b"{one}", "user 1")])
+    broadcasts.queue([Broadcast(["a", "b"], b"{two}"), Broadcast(["b"], b"{after}")])
+    while not crowd[0].got:
+        await trio.lowlevel.checkpoint()
+    assert near.got == ["before"]
+    assert crowd[-1].got == []
+    rooms["a"].remove(crowd[-1])
+    await wait_all_tasks_blocked()
+    assert crowd[0].got == crowd[-2].got == ["one", "two"]
+    assert (crowd[1].got, crowd[-1].got) == (["two"], [])
+    assert near.got == ["before", "one", "two", "after"]
+
+
 async def test_past_the_bound_the_newest_are_dropped(rooms: dict[str, ActiveRoom], broadcasts: Broadcasts) -> None:
     ada = listener(rooms, "ada", "a")
     broadcasts.queue([Broadcast(["a"], b"{%d}" % number) for number in range(MAX_WAITING - 1)])

@@ -66,8 +66,10 @@ async def people(daemon: Daemon) -> tuple[SignedIn, SignedIn, str]:
 
 
 @ON_BOTH_BACK_ENDS
-async def test_the_others_of_the_room_are_told_and_not_the_typist(tmp_path: Path) -> None:
-    async with open_daemon(tmp_path, limits=False, SERVER_FEATURES_PRESENCE="false") as daemon:
+@pytest.mark.parametrize("at_once", ["500", "1"])
+async def test_the_others_of_the_room_are_told_and_not_the_typist(tmp_path: Path, at_once: str) -> None:
+    options = {"SERVER_FEATURES_PRESENCE": "false", "WEBSOCKET_FANOUT_SLICE": at_once}
+    async with open_daemon(tmp_path, limits=False, **options) as daemon:
         ada, bob, room_id = await people(daemon)
         cy = await daemon.register("cyd")
         async with (

@@ -1,7 +1,8 @@
 """Ephemeral events for everybody in any of several rooms, or for some users: each receiver of this node gets one once.
 
 What is heard waits in a queue that is bounded, for it may be lost, and is served a part at a time with a checkpoint
-between, so that a crowd which comes or goes does not hold up anybody. Who listens is looked up when it is served.
+between, so that a crowd which comes or goes, or listens, does not hold up anybody. Who listens is looked up when it is
+served, and of a crowd that takes several parts again for each.
 `hub` owns the rooms and runs `serve`.
 """
 
@@ -15,7 +16,7 @@ import trio
 from chatd.wire.frames import text_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from chatd.bus.port import Broadcast
     from chatd.bus.room import ActiveRoom, Receiver
@@ -36,6 +37,8 @@ class Broadcasts:
         self._rooms = rooms
         self._waiting: deque[Broadcast] = deque()
         self._arrived = trio.Event()
+        # The crowd that is just being served, a part at a step.
+        self._serving: Iterator[None] | None = None
         self.dropped = 0
 
     def queue(self, broadcasts: Sequence[Broadcast]) -> None:
@@ -47,23 +50,27 @@ class Broadcasts:
     async def serve(self) -> None:
         while True:
             await self._arrived.wait()
-            while self._waiting:
+            while self._serving is not None or self._waiting:
                 self._serve_part()
                 await trio.lowlevel.checkpoint()
             self._arrived = trio.Event()
 
     def _serve_part(self) -> None:
-        """What is for one receiver leaves as one send."""
+        """What is for one receiver leaves as one send; a crowd is served by itself."""
+        if self._serving is not None:
+            if next(self._serving, self) is self:
+                self._serving = None
+            return
         frames_of: dict[Outbox, list[bytes]] = {}
         count = 0
         while self._waiting and count < PART_RECEIVERS:
-            broadcast = self._waiting.popleft()
-            receivers: dict[Receiver, Outbox] = {}
-            for room_id in broadcast.room_ids:
-                if (room := self._rooms.get(room_id)) is not None:
-                    receivers |= room.listeners
-            for user_id in broadcast.to:
-                receivers |= {device: device.outbox for device in self.devices_of(user_id)}
+            broadcast = self._waiting[0]
+            if self._is_for_a_crowd(broadcast):
+                if not count:
+                    self._serving = self._serve_crowd(self._waiting.popleft())
+                break
+            self._waiting.popleft()
+            receivers = self._receivers(broadcast)
             frame = text_frame(broadcast.body)
             for receiver, outbox in receivers.items():
                 if receiver.user_id != broadcast.about:
@@ -71,3 +78,29 @@ class Broadcasts:
             count += max(1, len(receivers))
         for outbox, frames in frames_of.items():
             outbox.put_ephemeral(b"".join(frames))
+
+    def _receivers(self, broadcast: Broadcast) -> dict[Receiver, Outbox]:
+        receivers: dict[Receiver, Outbox] = {}
+        for room_id in broadcast.room_ids:
+            if (room := self._rooms.get(room_id)) is not None:
+                receivers |= room.listeners
+        for user_id in broadcast.to:
+            receivers |= {device: device.outbox for device in self.devices_of(user_id)}
+        return receivers
+
+    def _is_for_a_crowd(self, broadcast: Broadcast) -> bool:
+        """A room alone has more listeners than are served in a part."""
+        rooms = [self._rooms[room_id] for room_id in broadcast.room_ids if room_id in self._rooms]
+        return any(len(room.listeners) > PART_RECEIVERS for room in rooms)
+
+    def _serve_crowd(self, broadcast: Broadcast) -> Iterator[None]:
+        """One part after the other, each to those of it who listen then."""
+        frame = text_frame(broadcast.body)
+        crowd = list(self._receivers(broadcast).items())
+        for start in range(0, len(crowd), PART_RECEIVERS):
+            rooms = [self._rooms[room_id] for room_id in broadcast.room_ids if room_id in self._rooms]
+            for receiver, outbox in crowd[start : start + PART_RECEIVERS]:
+                listens = receiver.user_id in broadcast.to or any(receiver in room.listeners for room in rooms)
+                if listens and receiver.user_id != broadcast.about:
+                    outbox.put_ephemeral(frame)
+            yield

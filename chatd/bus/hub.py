@@ -236,11 +236,10 @@ class Hub:
         if kind:
             self.on_signal(room_id, body, about, kind)
         room = self._rooms.get(room_id)
-        if room is not None:
-            frame = text_frame(body)
-            for receiver in room.listeners:
-                if receiver.user_id != about:
-                    receiver.outbox.put_ephemeral(frame)
+        if room is not None and len(room.listeners) > self._options.slice_receivers:
+            self.broadcasts.queue([Broadcast((room_id,), body, about)])
+        elif room is not None:
+            room.send_signal(text_frame(body), about=about)
 
     def hear_broadcasts(self, broadcasts: Sequence[Broadcast]) -> None:
         self.broadcasts.queue(broadcasts)

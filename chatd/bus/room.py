@@ -175,6 +175,12 @@ class ActiveRoom:
         """Put these frames to every listener now."""
         put_to_all(self._outboxes(), frames)
 
+    def send_signal(self, frame: bytes, *, about: str) -> None:
+        """Put an ephemeral frame to every listener now, but the user whom it is about."""
+        for receiver, outbox in self.listeners.items():
+            if receiver.user_id != about:
+                outbox.put_ephemeral(frame)
+
     def queue(self, frames: bytes) -> None:
         """Keep these frames for all who listen now, to be sent by `serve`."""
         outboxes = self._outboxes()
