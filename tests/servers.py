@@ -112,7 +112,7 @@ class Postgres(Server):
     def new_database(self, template: str = "template1") -> str:
         """Make a database and return its name."""
         name = "t" + new_id().replace("-", "")
-        self.sql(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        self.sql(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY FILE_COPY')
         return name
 
 
@@ -153,7 +153,9 @@ def open_postgres(
             [*initdb, "-E", "UTF8", "--locale", "C"], user=user, group=user, extra_groups=[] if user else None,
             cwd="/", check=True, capture_output=True,
         )  # fmt: skip
-        settings = ["listen_addresses=", f"fsync={'on' if is_durable else 'off'}", *options]
+        # Shared memory in its folder, which goes with it: of a server that is killed other kinds would stay behind.
+        settings = ["listen_addresses=", f"fsync={'on' if is_durable else 'off'}", "dynamic_shared_memory_type=mmap"]
+        settings += options
         command = [str(programs / "postgres"), "-D", str(folder / "data"), "-k", str(folder)]
         command += [part for setting in settings for part in ("-c", setting)]
         ready = [
