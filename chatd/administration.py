@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from chatd import __version__
 from chatd.assembly import check_start, open_chat
-from chatd.backends import StartFault, check_back_ends, describe_bus, describe_database, open_database
+from chatd.backends import StartFault, check_back_ends, describe_bus, describe_database, describe_files, open_database
 from chatd.bus.port import Notice
 from chatd.chat import accounts, moderation, room_changes, rooms
 from chatd.chat.accounts import Origin
@@ -46,6 +46,7 @@ async def check(config: Config) -> str:
     lines.append(f"secret: {'given' if secrets else 'will be made at first start'}")
     lines.append(f"database: {await describe_database(data_path, config.database)}")
     lines.append(f"bus: {await describe_bus(config.bus)}")
+    lines.append(f"files: {await describe_files(config.uploads)}")
     doors: tuple[tuple[str, WebSocketOptions | HttpOptions], ...] = (
         ("websocket", config.websocket),
         ("http", config.http),

@@ -24,6 +24,7 @@ from chatd import telemetry
 from chatd.bus.local import LocalBus
 from chatd.errors import Unavailable
 from chatd.files.depot import open_depot
+from chatd.files.trial import describe_uploads
 from chatd.ids import new_id
 from chatd.process import hold_folder
 from chatd.store.database import Conflict
@@ -225,6 +226,14 @@ async def describe_bus(options: BusOptions) -> str:
     if state.missing_rights:
         raise StartFault(f"Redis refuses what the bus needs: {'; '.join(state.missing_rights)}.")
     return f"Redis {state.version}, answered in {state.latency_ms:.1f} ms"
+
+
+async def describe_files(options: UploadOptions) -> str:
+    """Where files are kept, and whether that works. Raises `StartFault`."""
+    try:
+        return await describe_uploads(options)
+    except Unavailable as error:
+        raise StartFault(error.detail) from error
 
 
 def check_back_ends(data_path: Path, database: DatabaseOptions, bus: BusOptions) -> None:

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 START_S: Final = 60
 TRIES: Final = 3
-#: Of a user who may do everything in the bucket and nothing elsewhere, and of who makes it.
+#: Of a user who may do everything in the bucket and nothing elsewhere, of one who may only read, and of who makes it.
 KEY_ID: Final = "test"
+READER_ID: Final = "reader"
 ADMIN_ID: Final = "admin"
 SECRET: Final = "secret-of-the-test"
 REGION: Final = "us-east-1"
@@ -66,7 +67,8 @@ def open_s3() -> Iterator[str]:
 
 def _start(folder: Path) -> tuple[subprocess.Popen[bytes], str, list[Path]]:
     """The process, the URL of its bucket, and what it leaves behind outside of the folder where it is killed."""
-    rights = {KEY_ID: ["Read:bucket", "Write:bucket", "List:bucket"], ADMIN_ID: ["Admin"]}
+    reads = ["Read:bucket", "List:bucket"]
+    rights = {KEY_ID: [*reads, "Write:bucket"], READER_ID: reads, ADMIN_ID: ["Admin"]}
     identities = [
         {"name": key_id, "credentials": [{"accessKey": key_id, "secretKey": SECRET}], "actions": actions}
         for key_id, actions in rights.items()

@@ -6,26 +6,31 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 import trio
 from botocore.auth import S3SigV4Auth  # type: ignore[import-untyped]  # published without types
 from botocore.awsrequest import AWSRequest  # type: ignore[import-untyped]  # as above
 from botocore.credentials import Credentials  # type: ignore[import-untyped]  # as above
 
+from chatd.administration import check
+from chatd.backends import StartFault
 from chatd.clock import wall_clock_ms
 from chatd.config import Secret
+from chatd.configfile import load_config
 from chatd.errors import Unavailable
 from chatd.files.folder import Folder
 from chatd.files.s3 import S3, Bucket
 from chatd.files.signatures import NO_BODY, Signer
 from tests import s3_server
-from tests.daemon import open_daemon
+from tests.daemon import NO_FILE, environment, open_daemon
 from tests.pictures import jpeg, upload, uploaded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from chatd.config import Config
     from chatd.files.blobs import Blobs
 
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
@@ -236,3 +241,41 @@ async def test_while_the_bucket_is_out_uploads_are_refused_and_come_again(tmp_pa
         answer = await upload(daemon, anna, b"hello", "notes.txt")
         assert (answer.status, answer.json()["code"]) == (503, "unavailable")
         assert (await daemon.http("GET", "/api/upload", token=anna.token)).json()["files"] == []
+
+
+def checked(tmp_path: Path, url: str, *, secret: str = s3_server.SECRET) -> Config:
+    """The configuration of a daemon that keeps its files in a bucket."""
+    options = {"UPLOADS_S3_URL": url, "UPLOADS_S3_KEY_ID": s3_server.KEY_ID, "UPLOADS_S3_SECRET": secret}
+    return load_config(NO_FILE, environment(tmp_path / "data", limits=False, **options))
+
+
+async def test_check_tries_the_bucket_and_leaves_nothing_in_it(s3_url: str, tmp_path: Path) -> None:
+    url = f"{s3_url}/checked"
+    assert f"files: {url}, 5 requests in " in await check(checked(tmp_path, url))
+    assert await store_at(url).page("") == []
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("bucket", "secret"), [("bucket", "another"), ("no-such-bucket", s3_server.SECRET), ("", s3_server.SECRET)]
+)
+async def test_check_names_a_bucket_that_does_not_do_what_is_needed(
+    s3_url: str, tmp_path: Path, bucket: str, secret: str
+) -> None:
+    url = s3_url.replace("bucket", bucket) if bucket else "http://127.0.0.1:9/bucket"
+    with pytest.raises(StartFault, match=f"s3_url: the bucket {url} does not list its objects"):
+        await check(checked(tmp_path, url, secret=secret))
+
+
+async def test_check_names_the_right_that_a_key_lacks(s3_url: str, tmp_path: Path) -> None:
+    config = checked(tmp_path, s3_url)
+    uploads = msgspec.structs.replace(config.uploads, s3_key_id=s3_server.READER_ID)
+    with pytest.raises(StartFault, match="does not take an object"):
+        await check(msgspec.structs.replace(config, uploads=uploads))
+
+
+async def test_check_names_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    config = load_config(NO_FILE, environment(tmp_path, limits=False, UPLOADS_DIR=str(tmp_path / "file/uploads")))
+    with pytest.raises(StartFault, match=r"\[uploads\] dir: .*file"):
+        await check(config)
