@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import trio
 
@@ -68,11 +68,9 @@ from chatd.tls import Certificates, read_certificates
 from chatd.upkeep import Followers, SecondLooks, new_health, open_upkeep, read_arrivals
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
-    from chatd.bus.hub import Hub
     from chatd.bus.port import Bus, Event
-    from chatd.store.search_index import SearchIndex
     from chatd.wire.outbox import Outbox
 
 #: Seconds in which those who authenticate one after the other gather for one read.
@@ -82,6 +80,9 @@ MARK_S: Final = 0.05
 MARKS_AT_ONCE: Final = 200
 #: Stretches of rooms' histories that are read by one query: what they hold is in memory together.
 STRETCHES_AT_ONCE: Final = 16
+
+
+Witness: TypeAlias = "Callable[[Event], None]"
 
 
 class Checked(NamedTuple):
@@ -137,24 +138,26 @@ async def open_chat(
         hub = await enter(open_hub(bus, hub_options, read_last_seqs=rooms.last_seqs, read_events=messages.events_after))
         bells = _Bells(*(Bell() for _ in _Bells._fields))
         options = _options_of(config)
-        listeners = _Listeners(
-            DeliveryLag(hub, trio.current_time, metrics.delivery_seconds.observe),
-            await enter(
-                open_search_index(
-                    database, queries, metrics=metrics, per_second=config.search.index_per_second,
-                    is_on=lambda: options.features.search,
-                )
-            ),
-            Previews(config.previews, is_on=config.messages.link_previews),
-            Notifier(on_work=bells.concerns.ring),
-            Deliveries(hub),
+        lag = DeliveryLag(hub, trio.current_time, metrics.delivery_seconds.observe)
+        search_index = await enter(
+            open_search_index(
+                database, queries, metrics=metrics, per_second=config.search.index_per_second,
+                is_on=lambda: options.features.search,
+            )
+        )  # fmt: skip
+        previews = Previews(config.previews, is_on=config.messages.link_previews)
+        notifier, deliveries = Notifier(on_work=bells.concerns.ring), Deliveries(hub)
+        #: Who is shown each event that this node has committed, in this order.
+        witnesses: tuple[Witness, ...] = (
+            hub.note_stored, partial(_announce, bus), search_index.note, previews.note, notifier.note,
+            deliveries.note_written,
         )  # fmt: skip
         #: Outboxes that hold an acknowledgement until the batch's events have been sent.
         holding: list[Outbox] = []
         journal = await enter(
             open_journal(
                 database, queries, _journal_options(config), clock=clock, metrics=metrics,
-                publish=partial(_publish, hub, bus, listeners), after_batch=partial(flush, holding),
+                publish=partial(_publish, bus, lag, witnesses), after_batch=partial(flush, holding),
             )
         )  # fmt: skip
         arrivals = await enter(open_loader(partial(read_arrivals, accounts, rooms), gather_s=GATHER_S))
@@ -194,11 +197,11 @@ async def open_chat(
             holding=holding,
             search=Search(database, queries),
             notifications=Notifications(database, queries),
-            notifier=listeners.notifier,
+            notifier=notifier,
             receipts=receipts,
             marks=marks,
             cursors=Cursors(hub, readers, seconds=seconds),
-            deliveries=listeners.deliveries,
+            deliveries=deliveries,
             direct=Conversations(database, queries),
             blocks=Blocks(database, queries),
             chats=Chats(database, queries),
@@ -216,7 +219,7 @@ async def open_chat(
             open_signals(chat, bells.news, bells.typing),
             open_notifier(chat, bells.concerns),
             open_cleaning(files, depot.blobs, config.uploads, clock=clock),
-            open_previews(chat, listeners.previews),
+            open_previews(chat, previews),
         ):
             yield chat
 
@@ -230,29 +233,19 @@ class _Bells(NamedTuple):
     noted: Bell
 
 
-class _Listeners(NamedTuple):
-    """Who looks at each event that this node has committed."""
-
-    lag: DeliveryLag
-    search_index: SearchIndex
-    previews: Previews
-    notifier: Notifier
-    deliveries: Deliveries
-
-
-def _publish(hub: Hub, bus: Bus, listeners: _Listeners, events: Sequence[Event]) -> None:
+def _publish(bus: Bus, lag: DeliveryLag, witnesses: Sequence[Witness], events: Sequence[Event]) -> None:
     """What the journal does with what it has committed."""
-    lag, search_index, previews, notifier, deliveries = listeners
     lag.follow(events[-1])
     bus.publish(events)
     for event in events:
-        hub.note_stored(event)
-        search_index.note(event)
-        previews.note(event)
-        notifier.note(event)
-        deliveries.note_written(event)
-        if (notice := notice_of(event)) is not None:
-            bus.announce(notice)
+        for show in witnesses:
+            show(event)
+
+
+def _announce(bus: Bus, event: Event) -> None:
+    """Tell every node of what it has to act on, whoever listens to the room there."""
+    if (notice := notice_of(event)) is not None:
+        bus.announce(notice)
 
 
 def _options_of(config: Config) -> Options:
