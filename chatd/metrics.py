@@ -28,6 +28,7 @@ UpgradeRefusal: TypeAlias = Literal[
 ConnectionState: TypeAlias = Literal["upgrading", "unauthenticated", "authenticated", "closing"]
 Queue: TypeAlias = Literal["audit", "notifications", "acknowledgements"]
 Lossy: TypeAlias = Literal["broadcasts", "notifications"]
+UploadEnd: TypeAlias = Literal["stored", "refused", "broken_off"]
 HealthPart: TypeAlias = Literal["database", "bus", "delivery", "canary", "loop"]
 
 _OTHER: Final = "other"
@@ -114,6 +115,7 @@ class Metrics:
         self._other_close = closes.labels(_OTHER)
         self._add_what_is_looked_up(registry)
         self._add_times(registry)
+        self._add_uploads(registry)
         self._requests = Counter("chatd_http_requests", "HTTP requests.", ["method", "status"], registry=registry)
 
     def _add_what_is_looked_up(self, registry: CollectorRegistry) -> None:
@@ -167,6 +169,14 @@ class Metrics:
         self.bus_seconds = Histogram(
             "chatd_bus_seconds", "From publishing on the bus to hearing it.", buckets=_SECONDS, registry=registry
         )
+
+    def _add_uploads(self, registry: CollectorRegistry) -> None:
+        self.uploads_under_way = Gauge(
+            "chatd_uploads_under_way", "Files that arrive or are looked at.", registry=registry
+        )
+        ended = Counter("chatd_uploads", "Uploads that ended, by how.", ["end"], registry=registry)
+        self.uploads: dict[UploadEnd, Counter] = {end: ended.labels(end) for end in get_args(UploadEnd)}
+        self.upload_bytes = Counter("chatd_upload_bytes", "Bytes of the files that were stored.", registry=registry)
 
     def stored_messages(self) -> float:
         """Messages of all types that were stored since the start."""

@@ -26,7 +26,7 @@ def kept(daemon: Daemon) -> list[Path]:
 
 
 async def wait_until(is_so: Callable[[], bool]) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(20):
         while not is_so():  # noqa: ASYNC110 - of a folder nobody tells
             await trio.sleep(0.01)
 
@@ -281,3 +281,32 @@ async def test_a_link_works_without_a_token_until_it_expires_or_is_altered(tmp_p
             f"{file['url']}?signature=",
         ):
             assert (await daemon.http("GET", altered)).status == 403
+
+
+async def test_uploads_are_counted_and_noted(tmp_path: Path) -> None:
+    body, headers = form(b"x" * 500_000, "notes.txt")
+    async with open_daemon(tmp_path, UPLOADS_MAX_BYTES="1000000") as daemon:
+        anna = await daemon.register("anna")
+        file = await uploaded(daemon, anna, b"hello")
+        assert (await upload(daemon, anna, b"x" * 1_000_001)).status == 413
+        assert (await upload(daemon, anna, b"\0")).status == 422
+        lines = headers | {"Authorization": f"Bearer {anna.token}", "Host": "x"}
+        head = "POST /api/upload HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        async with await trio.open_tcp_stream("127.0.0.1", daemon.http_port) as stream:
+            await stream.send_all(head.encode() + b"\r\n" + body[:300_000])
+            await wait_until(lambda: len(kept(daemon)) > 1)
+        await wait_until(lambda: len(kept(daemon)) == 1)
+        assert (await daemon.http("POST", f"{file['url']}/link", token=anna.token)).status == 201
+        assert (await daemon.http("DELETE", f"/api/upload/{file['id']}", token=anna.token)).status == 200
+        told = (await daemon.http("GET", "/metrics")).body.decode()
+        for number in (
+            'chatd_uploads_total{end="stored"} 1.0', 'chatd_uploads_total{end="refused"} 2.0',
+            'chatd_uploads_total{end="broken_off"} 1.0', "chatd_upload_bytes_total 5.0", "chatd_uploads_under_way 0.0",
+        ):  # fmt: skip
+            assert f"\n{number}\n" in told
+        wanted = ["file_uploaded", "upload_refused", "upload_refused", "file_linked", "file_removed"]
+        sql = (
+            "SELECT action, user_id FROM audit_events WHERE action LIKE '%file%' OR action LIKE '%upload%' ORDER BY id"
+        )
+        await wait_until(lambda: len(daemon.rows(sql)) == len(wanted))
+        assert daemon.rows(sql) == [(action, anna.id) for action in wanted]

@@ -29,7 +29,7 @@ log = telemetry.get_logger(__name__)
 Action: TypeAlias = Literal[
     "registered", "signed_in", "sign_in_failed", "refresh_token_reused", "signed_out", "password_changed",
     "authenticated", "authentication_refused", "connection_penalised",
-    "limited", "forbidden", "upload_refused", "file_uploaded",
+    "limited", "forbidden", "upload_refused", "file_uploaded", "file_linked", "file_removed",
     "room_created", "room_changed", "room_deleted", "message_removed", "message_sent",
     "member_added", "member_invited", "member_changed", "member_removed", "member_unbanned",
     "user_added", "user_disabled", "password_set", "token_issued",
@@ -48,8 +48,6 @@ _WARNINGS: Final = frozenset({"refresh_token_reused"})
 #: Events that wait for the database at most; messages take at most half of the places.
 MAX_WAITING: Final = 10_000
 MAX_AGENT: Final = 200
-#: Whatever is refused there is an upload.
-UPLOAD: Final = "POST /api/upload"
 
 
 class Place(NamedTuple):
@@ -100,11 +98,9 @@ class Audit:
             )
         )  # fmt: skip
 
-    def note_refusal(
-        self, refusal: Refusal, *, user: str | None = None, asked: str = "", is_upload: bool = False
-    ) -> None:
+    def note_refusal(self, refusal: Refusal, *, user: str | None = None, asked: str = "") -> None:
         """Note a refusal that says something of who asked; `asked` is the type or the path."""
-        action: Action | None = "upload_refused" if is_upload else _REFUSED.get(refusal.code)
+        action = _REFUSED.get(refusal.code)
         if action is not None:
             self.note(action, user=user, code=refusal.code, asked=asked or None)
 

@@ -17,7 +17,7 @@ from chatd.ids import new_id
 from chatd.records import Attachment, UploadedFile, format_time
 from chatd.store.database import Conflict
 from chatd.store.files import File
-from chatd.wire.http import HttpError
+from chatd.wire.http import ClientGone, HttpError
 from chatd.wire.multipart import MAX_FRAME_BYTES, BadForm, FileBegins, FileForm
 
 if TYPE_CHECKING:
@@ -41,6 +41,27 @@ THUMBNAIL_TYPE: Final = "image/webp"
 
 async def upload(chat: Chat, user_id: str, *, content_type: str, body: Body) -> File:
     """Take in a file. Raises `Refusal`, and `HttpError` 413 as soon as it is seen to be too large."""
+    numbers = chat.metrics
+    try:
+        with numbers.uploads_under_way.track_inprogress():
+            file = await _take_in(chat, user_id, content_type=content_type, body=body)
+    except Refusal:
+        numbers.uploads["refused"].inc()
+        raise
+    except HttpError as error:
+        numbers.uploads["refused"].inc()
+        chat.audit.note("upload_refused", user=user_id, code=error.code, asked="POST /api/upload")
+        raise
+    except ClientGone:
+        numbers.uploads["broken_off"].inc()
+        raise
+    numbers.uploads["stored"].inc()
+    numbers.upload_bytes.inc(file.size)
+    chat.audit.note("file_uploaded", user=user_id, file=file.id, kind=file.mime_type, size=file.size)
+    return file
+
+
+async def _take_in(chat: Chat, user_id: str, *, content_type: str, body: Body) -> File:
     options = chat.options.uploads
     try:
         form = FileForm(content_type)
@@ -59,7 +80,6 @@ async def upload(chat: Chat, user_id: str, *, content_type: str, body: Body) -> 
             async with chat.depot.make(arriving, kind) as made:
                 file = _file(chat, user_id, name, mime_type=kind.mime_type, ending=kind.ending, made=made)
                 await _keep(chat, file, made)
-    chat.audit.note("file_uploaded", user=user_id, file=file.id, kind=kind.name, size=file.size)
     return file
 
 
@@ -154,6 +174,7 @@ async def own_files(chat: Chat, user_id: str, *, before: str, limit: int, offset
 async def remove_file(chat: Chat, user_id: str, file_id: str) -> None:
     """Remove one's own file. Raises `Refusal`: `not_found`, or `conflict` where something shows it."""
     if await chat.files.remove_own(file_id, user_id, now_ms=chat.clock()):
+        chat.audit.note("file_removed", user=user_id, file=file_id)
         return
     shown = await chat.files.shown(file_id, user_id, now_ms=chat.clock())
     if shown is None:

@@ -58,6 +58,7 @@ async def make_link(chat: Chat, call: Call) -> Response:
     await files.check_linkable(chat, visible, maker_id)
     expires_at = chat.clock() + chat.options.uploads.link_hours * files.HOUR_MS
     url = f"{files.url_of(name)}?{chat.file_links.sign(name, maker_id=maker_id, expires_at_ms=expires_at)}"
+    chat.audit.note("file_linked", file=visible.file.id)
     answer = {"url": url, "expiresAt": format_time(expires_at), "type": visible.mime_type}
     return json_response(201, encode_json(answer), headers=(("cache-control", "no-store"),))
 
