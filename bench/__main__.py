@@ -12,7 +12,8 @@ from pathlib import Path
 from rich.console import Console
 
 from bench import comparison, goals, harness, machine, page, report
-from bench.scenarios import OURS, SCENARIOS, Scenario, short_set, shortened
+from bench.rows import SCENARIOS, short_set, shortened
+from bench.scenarios import OURS, Scenario
 from bench.servers import SERVERS
 
 RESULTS = Path(__file__).with_name("results")

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from bench.figures import HEADLINES, Headline, Outcome, rounds_that_count
 from bench.report import number
-from bench.scenarios import title_of
+from bench.rows import title_of
 from bench.servers import SERVERS
 
 #: What is compared beside a row's headline, where both reports have it.

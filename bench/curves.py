@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 
 from bench.figures import Outcome, headline_median
 from bench.plot import COLOURS, new_figure
-from bench.scenarios import CURVES, SCENARIOS, title_of
+from bench.rows import SCENARIOS, title_of
+from bench.scenarios import CURVES
 from bench.servers import SERVERS
 
 #: Between two points of a curve over time there is at least so much time, so that it shows more than ticks.

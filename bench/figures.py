@@ -15,6 +15,8 @@ from bench.scenarios import NODE
 BUSY = 0.85
 DISTURBED = 0.1
 LATE_MS = 5.0
+#: A window so long shows whether memory grows.
+LONG_S = 60.0
 STRANGERS = {"server_core_strangers": "server's", "load_core_strangers": "generator's"}
 
 
@@ -32,6 +34,9 @@ HEADLINES = {
     "steady": Headline("p99_ms", "ms p99", is_lower_better=True),
     "fanout": Headline("cpu_per_delivery_us", "µs CPU a delivery", is_lower_better=True),
     "storm": Headline("recover_s", "s until all are back", is_lower_better=True),
+    "echo": Headline("messages_per_s", "pings answered a second"),
+    "churn": Headline("cpu_per_return_us", "µs CPU of one who goes and comes back", is_lower_better=True),
+    "store": Headline("worst_ratio", "times the smallest room's time, at worst", is_lower_better=True),
     "k6": Headline("p99_ms", "ms p99", is_lower_better=True),
     "connect": Headline("kb_per_connection", "KB a connection", is_lower_better=True),
 }
@@ -78,8 +83,11 @@ def figures_of(mode: str, load: Load, load_cores: int) -> dict[str, float]:
         figures["kb_per_connection"] = grown / 1000 / max(report["live"], 1)
         figures["idle_share"] = (marks["idle-end"].server_cpu_s - marks["idle-begin"].server_cpu_s) / idle_s
         return figures
+    figures["most_memory_mb"] = max([point["memory_bytes"] / 1e6 for point in load.timeline], default=0.0)
     if mode == "storm":
         return figures | storm_figures(load)
+    if mode == "churn":
+        return figures | churn_figures(load, server_cpu_s)
     if mode == "k6":
         return figures | k6_load.figures_of(load)
     figures["messages_per_s"] = report["messages_per_s"]
@@ -92,7 +100,10 @@ def figures_of(mode: str, load: Load, load_cores: int) -> dict[str, float]:
         figures["cpu_per_message_us"] = server_cpu_s / acknowledged * 1e6
         if begin.statements is not None and end.statements is not None:
             figures["statements_per_message"] = (end.statements - begin.statements) / acknowledged
-    times = {"throughput": "ack_times", "steady": "delivery_times", "fanout": "round_times"}[mode]
+    figures |= memory_figures(load)
+    if report.get("slow"):
+        figures["slow_closed"] = report["slow_closed"]
+    times = {"throughput": "ack_times", "echo": "ack_times", "steady": "delivery_times", "fanout": "round_times"}[mode]
     for point in ("p50", "p90", "p99", "p999", "max"):
         figures[f"{point}_ms"] = report[times][f"{point}_us"] / 1e3
         figures[f"ack_{point}_ms"] = report["ack_times"][f"{point}_us"] / 1e3
@@ -117,6 +128,29 @@ def storm_figures(load: Load) -> dict[str, float]:
     if begin is not None and end is not None:
         figures["statements_per_room"] = (end - begin) / report["rooms"]
     return figures
+
+
+def churn_figures(load: Load, server_cpu_s: float) -> dict[str, float]:
+    """Of those who came back in the window, as many as went; and what others were told of it."""
+    report = load.report
+    seconds = max(report["window_seconds"], 1e-9)
+    return {
+        "returns_per_s": report["window_left"] / seconds,
+        "cpu_per_return_us": server_cpu_s / max(report["window_left"], 1) * 1e6,
+        "events_per_s": report["window_other_frames"] / seconds,
+        "back_p50_ms": report["handshake_times"]["p50_us"] / 1e3,
+        "back_p99_ms": report["handshake_times"]["p99_us"] / 1e3,
+    }
+
+
+def memory_figures(load: Load) -> dict[str, float]:
+    """How much larger the server is at the end of a long window than after a twelfth of it: five minutes of an hour."""
+    window = [point for point in load.timeline if point["phase"] == "measure"]
+    if not window or window[-1]["at_s"] - window[0]["at_s"] < LONG_S:
+        return {}
+    early_s = window[0]["at_s"] + (window[-1]["at_s"] - window[0]["at_s"]) / 12
+    early = next(point for point in window if point["at_s"] >= early_s)
+    return {"memory_growth": window[-1]["memory_bytes"] / max(early["memory_bytes"], 1)}
 
 
 def failure_of(load: Load) -> str | None:
@@ -153,7 +187,7 @@ def bottleneck(mode: str, figures: dict[str, float]) -> str:
         return "server"
     if figures["load_cores_share"] >= BUSY:
         return "db + generator"
-    return {"throughput": "waiting", "connect": "waiting", "storm": "waiting"}.get(mode, "")
+    return {"throughput": "waiting", "echo": "waiting", "connect": "waiting", "storm": "waiting"}.get(mode, "")
 
 
 def is_disturbed(outcome: Outcome) -> bool:

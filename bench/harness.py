@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from bench import figures, k6_load, load, machine, processes, seed
+from bench import figures, k6_load, load, machine, processes, seed, store_load
 from bench.scenarios import OURS, Scenario
 from bench.server import CACHE, Place, compiler_lacks
 from bench.servers import SERVERS
@@ -86,7 +86,7 @@ def execute(
 
 def is_logged(run: Run) -> bool:
     """Whether what its clients said and heard can be kept: the native generator's, of chatd."""
-    return run.server in OURS and run.scenario.mode != "k6"
+    return run.server in OURS and run.scenario.mode not in {"k6", "store"}
 
 
 def wait_for_calm(cores: machine.Cores, patience_s: float) -> None:
@@ -114,6 +114,8 @@ def execute_one(run: Run, place: Place, on_progress: load.Progress, *, kept: Pat
     heard is `kept` in a folder with what the database says.
     """
     scenario = run.scenario
+    if scenario.mode == "store":
+        return store_load.measured(run.scenario, run.server, run.round, place, on_progress)
     population = seed.make_population(scenario.connections, scenario.room_size)
     clients = place.folder / "clients"
     seed.write_clients(population, clients)

@@ -1,15 +1,19 @@
-"""How long a page of history and a search take in a room of a million messages, beside one of ten thousand, in one run.
+"""How long a page of history, a search and a send take in a room of a million messages, beside one of ten thousand, in
+one run.
 
     python -m bench.history                                 # SQLite, then PostgreSQL if it is there: some minutes
-    python -m bench.history --messages 100000 --rounds 50
+    python -m bench.history --sizes 1000,10000,100000 --rounds 50
 
-Pages are read by chatd's own store, without a daemon, so that nothing of constant cost is in the figures. The rooms
-take turns, so that a disturbance hits both. The ratio of the medians is what counts; at 2.0 a row has failed.
+Pages are read by chatd's own store and messages stored by its journal, without a daemon, so that nothing of constant
+cost is in the figures. The rooms take turns, so that a disturbance hits all. The ratio of the largest room's median to
+the smallest's is what counts; at 2.0 a row has failed. The row `history` of the bench runs this with rooms up to ten
+million.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import statistics
 import sys
@@ -28,7 +32,10 @@ from rich.table import Table
 from bench import machine, postgres
 from bench.seed import uuid7
 from chatd.asyncio_loop import open_asyncio_loop
+from chatd.clock import wall_clock_ms
 from chatd.metrics import Metrics
+from chatd.store.entries import Post
+from chatd.store.journal import Journal, JournalOptions, open_journal
 from chatd.store.messages import NO_SEQ, Messages
 from chatd.store.migrations import migrate, read_migrations
 from chatd.store.postgres import open_postgres
@@ -41,7 +48,7 @@ from chatd.store.words import phrases_of
 if TYPE_CHECKING:
     from chatd.store.database import Database, Transaction
 
-LARGE, SMALL = 1_000_000, 10_000
+SIZES = (10_000, 1_000_000)
 PAGE = 51
 #: A row whose pages take so many times as long in the larger room has failed.
 MOST = 2.0
@@ -66,7 +73,8 @@ FILL = """INSERT INTO messages (id, room_id, seq, count_in_room, sender_id, mess
 {numbers}
 SELECT :room_id || '-' || n, :room_id, n, n, 'user' || (n % {writers}), 'text',
        'This is message ' || n || ' of a long conversation about all sorts of things.',
-       CASE WHEN n % {replies} = 1 THEN :room_id || '-' || (n - n % 1000) END, n,
+       CASE WHEN n % {replies} = 1 AND n > 1
+            THEN :room_id || '-' || CASE WHEN n < 1000 THEN 1 ELSE n - n % 1000 END END, n,
        CASE WHEN n % {pinned} = 0 AND n <= {pinned} * 50 THEN n END,
        CASE WHEN n % {reacted} = 0 THEN '[{{"emoji":"+","count":1,"userIds":["user1"]}}]' END
 FROM n"""
@@ -84,9 +92,10 @@ class Reader(NamedTuple):
 
     messages: Messages
     search: Search
+    journal: Journal
 
 
-Read = Callable[[Reader, Room, random.Random], Awaitable[Sequence[object]]]
+Read = Callable[[Reader, Room, random.Random], Awaitable[object]]
 
 
 async def _newest(reader: Reader, room: Room, _: random.Random) -> Sequence[object]:
@@ -107,7 +116,7 @@ async def _forwards(reader: Reader, room: Room, rand: random.Random) -> Sequence
 
 
 async def _thread(reader: Reader, room: Room, rand: random.Random) -> Sequence[object]:
-    root = 1000 * rand.randrange(1, room.messages // 1000)
+    root = 1000 * rand.randrange(room.messages // 1000) or 1
     return await reader.messages.replies_after(room.id, f"{room.id}-{root}", 0, limit=PAGE)
 
 
@@ -132,6 +141,10 @@ async def _find(reader: Reader, room: Room, query: str) -> Sequence[object]:
     return await reader.search.find("user0", phrases, room_id=room.id, sender_id="", limit=PAGE, timeout_s=60)
 
 
+async def _send(reader: Reader, room: Room, _: random.Random) -> object:
+    return await reader.journal.write(Post(room.id, "user0", "user0", "text", "One more.", settle=lambda _: None))
+
+
 READS: dict[str, Read] = {
     "the newest page": _newest,
     "a page from the middle": _middle,
@@ -142,21 +155,20 @@ READS: dict[str, Read] = {
     "missed events": _replay,
     "a search for a rare word": _rare_word,
     "a search for a frequent word": _frequent_word,
+    "a message sent": _send,
 }
 
 
 class Row(NamedTuple):
-    """What one kind of page took, in milliseconds: the medians of both rooms, and the slowest hundredth."""
+    """What one kind of page took in each room, the smallest first, in ms: medians, and the slowest hundredth."""
 
     name: str
-    small_ms: float
-    large_ms: float
-    small_p99_ms: float
-    large_p99_ms: float
+    medians_ms: Sequence[float]
+    p99_ms: Sequence[float]
 
     @property
     def ratio(self) -> float:
-        return self.large_ms / self.small_ms
+        return self.medians_ms[-1] / self.medians_ms[0]
 
 
 async def fill(database: Database, room: Room, report: Callable[[int], None]) -> None:
@@ -185,14 +197,14 @@ async def index(database: Database, queries: Queries, report: Callable[[str], No
             await trio.sleep(0.5)
 
 
-async def measure(reader: Reader, small: Room, large: Room, *, rounds: int) -> list[Row]:
-    """Read every kind of page of both rooms in turn."""
+async def measure(reader: Reader, rooms: Sequence[Room], *, rounds: int) -> list[Row]:
+    """Read every kind of page of all rooms in turn."""
     rows = []
     rand = random.Random(1)
     for name, read in READS.items():
-        took: dict[Room, list[float]] = {small: [], large: []}
+        took: dict[Room, list[float]] = {room: [] for room in rooms}
         for number in range(rounds + rounds // 10 + 1):
-            for room in (small, large) if number % 2 else (large, small):
+            for room in rooms if number % 2 else reversed(rooms):
                 began = time.perf_counter()
                 found = await read(reader, room, rand)
                 seconds = time.perf_counter() - began
@@ -200,22 +212,22 @@ async def measure(reader: Reader, small: Room, large: Room, *, rounds: int) -> l
                 # The first ones find nothing in memory.
                 if number > rounds // 10:
                     took[room].append(1000 * seconds)
-        medians = [statistics.median(took[room]) for room in (small, large)]
-        slowest = [sorted(took[room])[-max(1, rounds // 100)] for room in (small, large)]
-        rows.append(Row(name, medians[0], medians[1], slowest[0], slowest[1]))
+        medians = [statistics.median(took[room]) for room in rooms]
+        slowest = [sorted(took[room])[-max(1, rounds // 100)] for room in rooms]
+        rows.append(Row(name, medians, slowest))
     return rows
 
 
 @asynccontextmanager
 async def open_filled(
-    database: Database, small: int, large: int, console: Console
-) -> AsyncIterator[tuple[Reader, Room, Room]]:
-    """A migrated database with two rooms."""
+    database: Database, sizes: Sequence[int], console: Console
+) -> AsyncIterator[tuple[Reader, Sequence[Room]]]:
+    """A migrated database with a room of each size."""
     queries = Queries(database.dialect)
     await migrate(database, queries, read_migrations(database.dialect))
     for number in range(WRITERS):
         await database.transaction(partial(_run, query=Query("bench.user", USER), params={"id": f"user{number}"}))
-    rooms = [Room(uuid7(), count) for count in (small, large)]
+    rooms = [Room(uuid7(), count) for count in sizes]
     began = time.perf_counter()
     for room in rooms:
         with console.status(f"{database.dialect}: filling a room with {room.messages} messages") as status:
@@ -224,7 +236,10 @@ async def open_filled(
         await index(database, queries, status.update)
     await database.transaction(lambda tx: tx.script("ANALYZE"))
     console.print(f"{database.dialect}: filled in {time.perf_counter() - began:.1f} s")
-    yield Reader(Messages(database, queries), Search(database, queries)), rooms[0], rooms[1]
+    async with open_journal(
+        database, queries, JournalOptions(), clock=wall_clock_ms, metrics=Metrics(), publish=lambda _: None
+    ) as journal:
+        yield Reader(Messages(database, queries), Search(database, queries), journal), rooms
 
 
 async def run(kind: str, url: str, options: argparse.Namespace, console: Console) -> list[Row]:
@@ -232,39 +247,49 @@ async def run(kind: str, url: str, options: argparse.Namespace, console: Console
     if kind == "sqlite":
         async with (
             open_sqlite(Path(url) / "chatd.db", readers=2) as database,
-            open_filled(database, options.small, options.messages, console) as (reader, small, large),
+            open_filled(database, options.sizes, console) as (reader, rooms),
         ):
-            return await measure(reader, small, large, rounds=options.rounds)
+            return await measure(reader, rooms, rounds=options.rounds)
     async with (
         open_asyncio_loop(),
         open_postgres(url, pool_min=1, pool_max=3, timeout_s=600) as opened,
-        open_filled(opened, options.small, options.messages, console) as (reader, small, large),
+        open_filled(opened, options.sizes, console) as (reader, rooms),
     ):
-        return await measure(reader, small, large, rounds=options.rounds)
+        return await measure(reader, rooms, rounds=options.rounds)
 
 
-def print_rows(kind: str, rows: Sequence[Row], options: argparse.Namespace, console: Console) -> None:
+def print_rows(kind: str, rows: Sequence[Row], sizes: Sequence[int], console: Console) -> None:
     table = Table(title=f"{kind}: milliseconds a page of {PAGE}, median (slowest hundredth)")
-    for heading in ("", f"{options.small:,} messages", f"{options.messages:,}", "ratio"):
+    for heading in ("", *(f"{size:,}" for size in sizes), "ratio"):
         table.add_column(heading, justify="right" if heading else "left")
     for row in rows:
-        small = f"{row.small_ms:.2f} ({row.small_p99_ms:.2f})"
-        table.add_row(row.name, small, f"{row.large_ms:.2f} ({row.large_p99_ms:.2f})", f"{row.ratio:.2f}")
+        times = (f"{median:.2f} ({p99:.2f})" for median, p99 in zip(row.medians_ms, row.p99_ms, strict=True))
+        table.add_row(row.name, *times, f"{row.ratio:.2f}")
     console.print(table)
 
 
+def sizes_of(text: str) -> list[int]:
+    """Ascending sizes of rooms from "1000,10000", each a thousand or more, so that there is a page of every kind."""
+    sizes = sorted(int(part) for part in text.split(","))
+    if len(sizes) < 2 or sizes[0] < 1000:
+        raise ValueError(text)
+    return sizes
+
+
 def main(arguments: Sequence[str]) -> int:
-    """0: every page of the large room took less than twice that of the small one; 1: some took longer."""
+    """0: every page of the largest room took less than twice that of the smallest one; 1: some took longer."""
     parser = argparse.ArgumentParser(prog="python -m bench.history", description=__doc__.partition("\n")[0])
-    parser.add_argument("--messages", type=int, default=LARGE, metavar="N", help="of the large room (%(default)s)")
-    parser.add_argument("--small", type=int, default=SMALL, metavar="N", help="of the small room (%(default)s)")
+    parser.add_argument(
+        "--sizes", type=sizes_of, default=list(SIZES), metavar="N,N", help="messages in each room (10000,1000000)"
+    )
     parser.add_argument("--rounds", type=int, default=300, metavar="N", help="pages of each kind (%(default)s)")
     parser.add_argument("--postgres", metavar="URL", help="an empty database to use instead of a private server's")
     parser.add_argument("--only", choices=("sqlite", "postgres"), help="one kind of database")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args(arguments)
     console = Console(highlight=False)
     kinds = [options.only] if options.only else ["sqlite", "postgres"]
-    found: list[Row] = []
+    found: dict[str, list[Row]] = {}
     for kind in kinds:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chatd-history-")))
@@ -272,9 +297,12 @@ def main(arguments: Sequence[str]) -> int:
             if kind == "postgres":
                 url = options.postgres or _open_postgres(stack, folder)
             rows = trio.run(run, kind, url, options, console)
-        print_rows(kind, rows, options, console)
-        found += rows
-    return int(any(row.ratio >= MOST for row in found))
+        print_rows(kind, rows, options.sizes, console)
+        found[kind] = rows
+    if options.json:
+        said = {kind: [row._asdict() for row in rows] for kind, rows in found.items()}
+        options.json.write_text(json.dumps({"sizes": options.sizes, "rows": said}))
+    return int(any(row.ratio >= MOST for rows in found.values() for row in rows))
 
 
 def _open_postgres(stack: ExitStack, folder: Path) -> str:

@@ -32,6 +32,8 @@ class Sample:
     memory_bytes: int
     #: that the database has been given, where they are counted
     statements: int | None
+    #: open files of the server, nearly all of them sockets
+    sockets: int = 0
 
 
 @dataclass
@@ -123,6 +125,10 @@ def point(phase: str, now: Sample, start: Sample, totals: list[str]) -> dict[str
         "delivered": delivered,
         "server_cpu_s": round(now.server_cpu_s - start.server_cpu_s, 3),
         "memory_bytes": now.memory_bytes,
+        "database_cpu_s": round(now.database_cpu_s - start.database_cpu_s, 3),
+        "bus_cpu_s": round(now.bus_cpu_s - start.bus_cpu_s, 3),
+        "statements": now.statements,
+        "sockets": now.sockets,
     }
 
 
@@ -138,6 +144,7 @@ def sample(server: Server, cores: machine.Cores) -> Sample:
         load_cores_s=machine.busy_s({*cores.generator, *cores.database}),
         memory_bytes=sum(map(machine.memory_bytes, server.pids)),
         statements=server.count_statements() if server.count_statements else None,
+        sockets=sum(map(machine.open_files, server.pids)),
     )
 
 

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.figures import HEADLINES, Outcome, headline_median
+from bench.rows import title_of
 from bench.scenarios import (
     CENTRIFUGO,
     CHATD,
@@ -21,7 +22,6 @@ from bench.scenarios import (
     TRIO_PLAIN,
     TWO_NODES,
     WEBSOCKETS,
-    title_of,
 )
 from bench.servers import SERVERS
 

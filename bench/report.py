@@ -13,7 +13,8 @@ from rich.table import Table
 from bench import figures, machine
 from bench.figures import Outcome
 from bench.goals import Verdict
-from bench.scenarios import OURS, title_of
+from bench.rows import title_of
+from bench.scenarios import OURS
 from bench.servers import SERVERS
 
 
@@ -45,6 +46,26 @@ COLUMNS = {
         Column("CPU µs\na message", "cpu_per_message_us"),
         Column("statements\na message", "statements_per_message"),
     ),
+    "echo": (
+        Column("pings/s", "messages_per_s"),
+        Column("p50 ms", "p50_ms"),
+        Column("p99", "p99_ms"),
+        Column("CPU µs\na ping", "cpu_per_message_us"),
+    ),
+    "churn": (
+        Column("back/s", "returns_per_s"),
+        Column("authenticated\np50 ms", "back_p50_ms"),
+        Column("p99", "back_p99_ms"),
+        Column("told others\na second", "events_per_s"),
+        Column("CPU µs\na return", "cpu_per_return_us"),
+    ),
+    "store": (
+        Column("rooms up to", "most_messages"),
+        Column("newest page\nms", "page_ms"),
+        Column("send ms", "send_ms"),
+        Column("rare word\nms", "search_ms"),
+        Column("worst ratio\nto the smallest", "worst_ratio"),
+    ),
     "steady": (
         Column("p50 ms", "p50_ms"),
         Column("p90", "p90_ms"),
@@ -53,6 +74,9 @@ COLUMNS = {
         Column("max", "max_ms"),
         Column("ack p99", "ack_p99_ms"),
         Column("behind s", "behind_s"),
+        Column("slow\nclosed", "slow_closed"),
+        Column("most MB", "most_memory_mb"),
+        Column("memory\ngrew to", "memory_growth"),
         Column("CPU µs\na message", "cpu_per_message_us"),
         Column("statements\na message", "statements_per_message"),
     ),

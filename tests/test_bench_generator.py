@@ -14,7 +14,15 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketReque
 
 from bench.server import GENERATOR, compiled
 
-SENDS = {"throughput": ["--senders", "4", "--depth", "2"], "steady": ["--rate", "200"], "fanout": [], "connect": []}
+SENDS = {
+    "throughput": ["--senders", "4", "--depth", "2"],
+    "steady": ["--rate", "200"],
+    "slow": ["--rate", "200", "--slow", "3"],
+    "echo": ["--senders", "12"],
+    "churn": ["--rate", "40", "--away", "0.2"],
+    "fanout": [],
+    "connect": [],
+}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +36,7 @@ class Chat:
     def __init__(self, copies: Callable[[int], int]) -> None:
         self.copies = copies
         self.rooms: dict[str, list[WebSocketConnection]] = {}
-        self.deliveries = 0
+        self.deliveries = self.pings = 0
 
     async def serve(self, request: WebSocketRequest) -> None:
         ws = await request.accept()
@@ -42,6 +50,10 @@ class Chat:
             pass
 
     async def answer(self, ws: WebSocketConnection, message: dict[str, str]) -> None:
+        if message["type"] == "ping":
+            self.pings += 1
+            await ws.send_message('{"type":"pong"}')
+            return
         await ws.send_message(json.dumps({"type": "message_ack", "clientMessageId": message["clientMessageId"]}))
         for member in self.rooms[message["roomId"]]:
             self.deliveries += 1
@@ -65,7 +77,15 @@ async def generate(
     lines = "".join(f"room{number // 4} room{number // 4} user{number}\n" for number in range(clients))
     (folder / "clients").write_text(lines)
     flags = ["--warmup", "0.1", "--seconds", "0.5", "--drain", str(drain_s), "--idle", "0.1", *SENDS[mode]]
-    command = [str(generator), mode, "--port", str(port), "--clients", str(folder / "clients"), *flags]
+    command = [
+        str(generator),
+        "steady" if mode == "slow" else mode,
+        "--port",
+        str(port),
+        "--clients",
+        str(folder / "clients"),
+        *flags,
+    ]
     with trio.fail_after(20):
         done = await trio.run_process(command, capture_stdout=True, capture_stderr=True)
     marks = [line for line in done.stderr.decode().splitlines() if line.startswith("mark")]
@@ -82,6 +102,30 @@ async def test_every_delivery_is_counted(mode: str, generator: Path, tmp_path: P
     assert found["sent"] == found["acknowledged"] > 0
     assert found["delivered"] == chat.deliveries == found["acknowledged"] * 4
     assert (found["missing"], found["surplus"], found["refused"], found["lost"]) == (0, 0, 0, 0)
+
+
+async def test_echo_counts_every_answer(generator: Path, tmp_path: Path) -> None:
+    async with open_chat() as (chat, port):
+        found = await generate(generator, "echo", port=port, folder=tmp_path)
+    assert found["sent"] == found["acknowledged"] == chat.pings > 0
+    assert found["ack_times"]["count"] == found["window_acknowledged"]
+    assert (found["missing"], found["surplus"], found["unacknowledged"]) == (0, 0, 0)
+
+
+async def test_who_comes_and_goes_is_back_at_the_end(generator: Path, tmp_path: Path) -> None:
+    async with open_chat() as (chat, port):
+        found = await generate(generator, "churn", port=port, folder=tmp_path)
+    assert (found["live"], found["failed"], found["lost"]) == (12, 0, 0)
+    assert found["left"] >= found["window_left"] > 0
+    assert found["handshake_times"]["count"] > 0
+    assert sum(map(len, chat.rooms.values())) == 12 + found["left"]
+
+
+async def test_nothing_is_expected_of_those_who_do_not_read(generator: Path, tmp_path: Path) -> None:
+    async with open_chat() as (chat, port):
+        found = await generate(generator, "slow", port=port, folder=tmp_path)
+    assert (found["slow"], found["slow_closed"], found["missing"], found["surplus"]) == (3, 0, 0, 0)
+    assert 0 < found["delivered"] < chat.deliveries
 
 
 async def test_fanout_waits_for_everyone_before_it_sends_again(generator: Path, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketReque
 from bench import harness, k6_load, report
 from bench.figures import HEADLINES
 from bench.load import Load
-from bench.scenarios import CHATD, SCENARIOS, scenario_named, shortened
+from bench.rows import SCENARIOS, scenario_named, shortened
+from bench.scenarios import CHATD
 from tests.daemon import SignedIn, start_process
 
 if TYPE_CHECKING:

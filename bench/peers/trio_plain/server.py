@@ -170,6 +170,8 @@ async def read_messages(pool: Pool, connection: Connection) -> None:
             continue
         if request.get("type") == "send_message":
             await send_message(pool, connection, request)
+        elif request.get("type") == "ping":
+            await send(connection.ws, {"type": "pong", "time": datetime.now(UTC).isoformat()})
         else:
             await refuse(connection.ws, "bad_message", "Unknown type")
 
