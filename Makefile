@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test boot check format bench wheel install lock clean
+.PHONY: help serve test boot restart check format bench wheel install lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,9 +24,14 @@ test: $(READY) ## set up and run all tests, with coverage; with ARGS a part of t
 	@tests/setup_system.sh
 	@$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--numprocesses=4 --dist=worksteal --cov --cov-report=term)
 
-boot: $(READY) ## as root: boot a real systemd with the units of deploy/ and try chatd in it, a minute
+boot: $(READY) ## as root: boot a real systemd and try chatd in it, then docs/deployment.md on a fresh Debian; minutes
 	@tests/setup_system.sh
-	@$(BIN)/python -m pytest tests/boot.py $(ARGS)
+	@$(BIN)/python -m pytest tests/boot.py tests/boot_docs.py $(ARGS)
+
+restart: $(READY) ## as root: measure a restart under load on a real systemd, and draw docs/restart.svg
+	@tests/setup_system.sh
+	@$(BIN)/python -m pytest tests/boot.py -k restart_under_load
+	@$(BIN)/python -m tests.boot_plot
 
 check: $(READY) ## lint, format and types
 	@$(BIN)/ruff check
