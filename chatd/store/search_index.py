@@ -33,8 +33,8 @@ log = telemetry.get_logger(__name__)
 
 #: Events after which there is something to read.
 _FOLLOWED: Final = frozenset({"new_message", "message_edited", "message_deleted"})
-#: Messages and rooms that one transaction adds; on SQLite the journal waits for it.
-BATCH: Final = 500
+#: Messages and rooms that one transaction adds: few, for on SQLite the journal waits while they are added.
+BATCH: Final = 100
 #: Characters after which a transaction adds no more messages: long ones would hold up the journal for seconds.
 BATCH_LENGTH: Final = 200_000
 #: Changed messages that one transaction reads again: their words are made while it lasts.
