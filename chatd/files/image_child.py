@@ -15,6 +15,7 @@ import resource
 import signal
 import sys
 import threading
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 #: No image is higher than libvips can make one.
@@ -52,7 +53,9 @@ class BadImage(Exception):
 
 def bind(task: Task) -> None:
     """Have the kernel end this process where it takes too much or too long, whether or not its parent still lives."""
-    os.nice(NICENESS)
+    # Where a sandbox forbids it, the image is worth more than the order.
+    with suppress(OSError):
+        os.nice(NICENESS)
     signal.alarm(task.seconds)
     for limit, bound in (
         (resource.RLIMIT_AS, task.memory_bytes),
