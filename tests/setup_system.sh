@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes sure of what the tests need beside Python: PostgreSQL's and Redis's servers, nginx, Prometheus's promtool, strace, systemd-nspawn, debootstrap, a C compiler, wscat.
+# Makes sure of what the tests need beside Python: PostgreSQL's and Redis's servers, nginx, Chromium, Prometheus's promtool, strace, systemd-nspawn, debootstrap, a C compiler, wscat.
 # Installs what is missing where it may (Debian's packages as root, wscat into .cache/ with npm); where it may
 # not, it says in one sentence what to install, and the tests that need it fail with a sentence of their own.
 set -euo pipefail
@@ -13,6 +13,7 @@ missing=()
 has_postgres || missing+=(postgresql)
 has_redis || missing+=(redis-server)
 has_nginx || missing+=(nginx-light)
+command -v chromium >/dev/null || missing+=(chromium)
 command -v promtool >/dev/null || missing+=(prometheus)
 command -v strace >/dev/null || missing+=(strace)
 command -v systemd-nspawn >/dev/null || missing+=(systemd-container)

@@ -21,9 +21,16 @@ if TYPE_CHECKING:
 
 CHECKOUT: Final = Path(__file__).parent.parent
 WSCAT: Final = CHECKOUT / ".cache/node_modules/.bin/wscat"
-CONVERSATION: Final = (CHECKOUT / "README.md").read_text(encoding="utf-8").split("\n## ")[2]
-#: (language, who, text) of each fenced block of the conversation, in order.
-BLOCKS: Final = re.findall(r"^```(\w+) ?(\w*)\n(.*?)^```$", CONVERSATION, re.DOTALL | re.MULTILINE)
+SECTIONS: Final = (CHECKOUT / "README.md").read_text(encoding="utf-8").split("\n## ")
+
+
+def blocks_of(title: str) -> list[tuple[str, str, str]]:
+    """(language, who, text) of each fenced block of a section, in order."""
+    [section] = [section for section in SECTIONS if section.startswith(title + "\n")]
+    return re.findall(r"^```(\w+) ?(\w*)\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+
+
+BLOCKS: Final = blocks_of("A first conversation")
 
 
 def pattern(printed: str) -> re.Pattern[str]:
@@ -84,9 +91,9 @@ async def _read_lines(terminal: int, lines: trio.MemorySendChannel[str]) -> None
             await lines.send(line)
 
 
-async def run_shell(script: str) -> str:
+async def run_shell(script: str, *, within_s: float = 20) -> str:
     """What a shell block prints."""
-    with trio.fail_after(20):
+    with trio.fail_after(within_s):
         done = await trio.run_process(["bash", "-euo", "pipefail", "-c", script], capture_stdout=True)
     return done.stdout.decode()
 
