@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from typing import TYPE_CHECKING, Any
 
+import redis
 import trio
 
 from chatd.assembly import open_chat
+from chatd.bus.payload import Word, encode_word
 from chatd.configfile import load_config
 from chatd.ids import new_id
 from chatd.store.entries import MembershipChange
@@ -63,6 +65,29 @@ async def is_silent(client: Client, *, for_s: float = 0.3) -> bool:
     with trio.move_on_after(for_s):
         client.inbox.append(await client.receive())
     return not client.inbox
+
+
+async def test_member_hears_a_room_whose_node_was_killed_between_its_commit_and_its_notices(tmp_path: Path) -> None:
+    database = shared_postgres().new_database()
+    back_ends = {**new_back_ends(), "DATABASE_URL": shared_postgres().url(database)}
+    async with open_nodes(tmp_path, 1, limits=False, **back_ends, PRESENCE_OFFLINE_AFTER_S="1") as [node]:
+        ada, bob = await node.register("ada"), await node.register("bob")
+        async with node.connect(bob) as client:
+            # What another node has stored, and the last that was heard of it.
+            room_id = new_id()
+            shared_postgres().sql(
+                "INSERT INTO rooms (id, kind, name, created_by, created_at, updated_at, member_count)"
+                f" VALUES ('{room_id}', 'private', 'room', '{ada.id}', 1, 1, 2);"
+                "INSERT INTO room_members (room_id, user_id, role, joined_at, joined_seq) VALUES"
+                f" ('{room_id}', '{ada.id}', 'owner', 1, 0), ('{room_id}', '{bob.id}', 'member', 1, 0)",
+                database,
+            )
+            with closing(redis.Redis.from_url(shared_redis().url)) as link:
+                link.publish(f"{back_ends['BUS_PREFIX']}:notices", encode_word(Word("killed", 1)))
+            path = f"/api/rooms/{room_id}/messages"
+            assert (await node.http("POST", path, {"content": "hello"}, token=ada.token)).status == 201
+            heard = await client.wait_for("new_message", within_s=30)
+            assert (heard["message"]["roomId"], heard["message"]["seq"]) == (room_id, 1)
 
 
 async def test_what_is_said_on_one_node_is_heard_on_the_others_in_one_order(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import trio.testing
 from chatd.asyncio_loop import open_asyncio_loop
 from chatd.bus import redis as subject
 from chatd.bus.link import LinkLost
+from chatd.bus.payload import Word, encode_word
 from chatd.bus.port import Event, Notice
 from chatd.bus.trial import try_redis
 from chatd.errors import Unavailable
@@ -389,7 +390,7 @@ async def test_a_notice_that_got_lost_is_found(server: Redis) -> None:
     async with (
         open_asyncio_loop(),
         open_link_to(server) as (proxy, url),
-        open_heard(url) as (_, ears),
+        open_heard(url, expiry_s=0.9) as (_, ears),
         open_heard(server.url, expiry_s=0.9) as (bus, own_ears),
         trio.open_nursery() as nursery,
     ):
@@ -406,6 +407,17 @@ async def test_a_notice_that_got_lost_is_found(server: Redis) -> None:
             with trio.move_on_after(2):
                 await ears.wait_until(lambda: ears.returns)
         assert own_ears.returns == 0
+
+
+async def test_a_node_that_is_gone_without_a_word_is_noticed_and_one_that_closes_says_so(server: Redis) -> None:
+    async with open_asyncio_loop(), open_heard(server.url, expiry_s=3) as (bus, ears):
+        async with open_heard(server.url, expiry_s=3):
+            await wait_until(lambda: bus._notices._silence)
+        await wait_until(lambda: not bus._notices._silence)
+        assert ears.returns == 0
+        ask(server, "PUBLISH", "test:notices", encode_word(Word("killed", 7)))
+        await ears.wait_until(lambda: ears.returns)
+        assert ears.returns == 1
 
 
 # What is bounded, and what is none of ours

@@ -186,6 +186,26 @@ def test_what_comes_twice_is_acted_on_once() -> None:
     assert ours.hear(Word("them", 3)) == ([], False)
 
 
+def test_node_that_falls_silent_is_named_once_and_one_that_said_its_last_word_never() -> None:
+    ours = Notices("us")
+    for node in ("killed", "stopped", "alive", "us"):
+        ours.hear(Word(node, 4))
+    ours.hear(Notices("stopped").word(is_last=True))
+    silent = []
+    for _ in range(20):
+        ours.hear(Word("alive", 4))
+        silent += ours.beat()
+    assert silent == ["killed"]
+    # It may have been asleep.
+    assert ours.hear(Word("killed", 5, notice=NOTICE)) == ([NOTICE], False)
+    ours.forget_others()
+    assert [ours.beat() for _ in range(20)] == [[]] * 20
+
+
+def test_last_word_of_a_node_that_has_lost_something_is_none() -> None:
+    assert Notices("us").word(has_lost=True, is_last=True) == Word("us", 0, has_lost=True)
+
+
 def test_own_notices_are_acted_on_once_and_kept_until_they_are_sent() -> None:
     ours = Notices("us")
     first, second = ours.keep(NOTICE), ours.keep(NOTICE)

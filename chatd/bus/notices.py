@@ -1,8 +1,9 @@
 """Notices numbered by their node, so that each is acted on once and a lost one is noticed.
 
 A node numbers what it announces, keeps it until it was both sent and heard here, and now and then tells how far its
-numbers have come: a node that finds a number missing has everything read again that notices tell. While the bus is out
-a notice acts on its own node at once and is kept for the others. All of it is sync and knows no connection.
+numbers have come: a node that finds a number missing has everything read again that notices tell. So it does where a
+node falls silent without a last word, for what that has stored it may have told nobody. While the bus is out a notice
+acts on its own node at once and is kept for the others. All of it is sync and knows no connection.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 MAX_KEPT: Final = 10_000
 #: Nodes whose numbers are remembered, those heard last. Each start of a daemon is another node.
 MAX_NODES: Final = 1_000
+#: A node of which nothing was heard for so many beats of this one has fallen silent.
+SILENT_BEATS: Final = 3
+#: In the place of a number: the last word of a node that has told everything.
+FAREWELL: Final = -1
 
 
 class Kept:
@@ -41,6 +46,8 @@ class Notices:
         self._number = 0
         self._kept: deque[Kept] = deque()
         self._heard: dict[str, int] = {}
+        # How many beats ago each of them was heard.
+        self._silence: dict[str, int] = {}
 
     def keep(self, notice: Notice) -> Kept:
         """Number a notice that is announced now."""
@@ -54,9 +61,12 @@ class Notices:
     def word_of(self, kept: Kept) -> Word:
         return Word(self._node, kept.number, notice=kept.notice)
 
-    def word(self, *, has_lost: bool = False) -> Word:
-        """How far the numbers have come, for a node that hears it behind all notices that were announced before."""
-        return Word(self._node, self._number, has_lost)
+    def word(self, *, has_lost: bool = False, is_last: bool = False) -> Word:
+        """How far the numbers have come, for a node that hears it behind all notices that were announced before.
+
+        Where something is lost the last word is as any other, and the others find out that it was the last.
+        """
+        return Word(self._node, FAREWELL if is_last and not has_lost else self._number, has_lost)
 
     def word_before_unsent(self, *, has_lost: bool) -> Word:
         """The same for a node that hears it before those that could not be sent yet."""
@@ -79,15 +89,32 @@ class Notices:
     def forget_others(self) -> None:
         """Numbers were missed while there was no connection; that is mended without them."""
         self._heard.clear()
+        self._silence.clear()
+
+    def beat(self) -> list[str]:
+        """The nodes that have fallen silent since the last beat, which are forgotten."""
+        self._silence = {node: beats + 1 for node, beats in self._silence.items()}
+        silent = [node for node, beats in self._silence.items() if beats > SILENT_BEATS]
+        for node in silent:
+            self._forget(node)
+        return silent
+
+    def _forget(self, node: str) -> None:
+        self._heard.pop(node, None)
+        self._silence.pop(node, None)
 
     def hear(self, word: Word) -> tuple[list[Notice], bool]:
         """What is to be acted on, and whether something of that node was missed."""
         if word.node == self._node:
             return self._hear_own(word.number), False
+        if word.number == FAREWELL:
+            self._forget(word.node)
+            return [], False
         last = self._heard.pop(word.node, None)
         self._heard[word.node] = word.number if last is None else max(last, word.number)
+        self._silence[word.node] = 0
         if len(self._heard) > MAX_NODES:
-            del self._heard[next(iter(self._heard))]
+            self._forget(next(iter(self._heard)))
         if last is not None and word.number <= last:
             return [], False
         is_gap = last is not None and word.number > last + (word.notice is not None)

@@ -221,7 +221,7 @@ class RedisBus:
 
     def _send_word(self) -> None:
         """Tell the other nodes how far the notices have come, and whether something was lost."""
-        word, self._has_lost = self._notices.word(has_lost=self._has_lost), False
+        word, self._has_lost = self._notices.word(has_lost=self._has_lost, is_last=self._is_closing), False
         self._outgoing.publish_word(Publication(self._notices_channel, encode_word(word)))
 
     # -- life on the loop ---------------------------------------------------------------------------------------------
@@ -322,6 +322,9 @@ class RedisBus:
         while True:
             self._is_beat_due = True
             self._has_outgoing.set()
+            for node in self._notices.beat():
+                log.warning("node_silent", node=node)
+                self._hearing.come_back()
             await asyncio.sleep(self._expiry_s / 3)
 
     def _come_back(self) -> None:
@@ -355,10 +358,8 @@ class RedisBus:
     async def _close(self) -> None:
         """Send what waits and take this node's counts away, if that can be done within `timeout_s`."""
         self._is_closing = True
-        if self._loss_told_by is not None:
-            self._loss_told_by.cancel()
         if not self.is_out:
-            self._has_outgoing.set()
+            self._send_word()
             with trio.move_on_after(self._timeout_s, shield=True):
                 await self._drained.wait()
 
