@@ -55,7 +55,7 @@ from chatd.chat.routes import ROUTES
 from chatd.config import Config, ConfigError
 from chatd.configfile import load_config
 from chatd.errors import Refusal
-from chatd.process import ignore_other_signals, raise_file_limit, warn_of_few_files
+from chatd.process import forbid_core_dumps, ignore_other_signals, raise_file_limit, warn_of_few_files
 from chatd.server import serve
 from chatd.store.migrations import SchemaFault
 from chatd.systemd import take_systemd
@@ -76,6 +76,7 @@ Declare: TypeAlias = Callable[[argparse.ArgumentParser], None]
 async def run_serve(config: Config, args: argparse.Namespace) -> str:
     ignore_other_signals()
     raise_file_limit()
+    forbid_core_dumps()
     # A loop that hangs until systemd ends it (SIGABRT) says where.
     faulthandler.enable()
     systemd = take_systemd(os.environ)

@@ -113,6 +113,11 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def forbid_core_dumps() -> None:
+    """Leave nothing of this process's memory, in which secrets and messages are, on a disk when it crashes."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
 def warn_of_few_files(connections: int) -> None:
     """Log a warning if so many connections need more open files than are allowed; 0, no limit of them, does not."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

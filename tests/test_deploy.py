@@ -6,6 +6,7 @@ be read is read, and what a container would run is run without one.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -24,8 +25,10 @@ from ruamel.yaml import YAML
 from chatd import __version__
 from chatd.__main__ import make_parser
 from chatd.configfile import known_options, load_config
+from chatd.files.image_child import Task
 from tests.daemon import start_process
 from tests.nginx import CONFIGURATION, free_port, nginx_program
+from tests.pictures import jpeg
 from tests.servers import open_redis, postgres_programs, shared_postgres
 
 if TYPE_CHECKING:
@@ -322,6 +325,45 @@ def test_services_are_exposed_to_less_than_two_of_ten(unit: str) -> None:
     analyze = ["systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", str(DEPLOY / unit)]
     done = subprocess.run(analyze, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout
+
+
+def test_child_that_reads_an_image_asks_the_kernel_for_nothing_that_the_units_forbid(tmp_path: Path) -> None:
+    forbidden: set[str] = set()
+    for given in settings("chatd.service")["SystemCallFilter"]:
+        names = {name for each in given.removeprefix("~").split() for name in calls_of(each)}
+        forbidden = forbidden | names if given.startswith("~") else forbidden - names
+    assert {"nice", "sched_setaffinity", "chroot"} <= forbidden
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    task = Task(
+        source=str(tmp_path / "a.jpg"), target=str(tmp_path / "b.jpg"), thumbnail=str(tmp_path / "c.webp"),
+        kind="jpeg", width=2000, thumbnail_width=300, max_pixels=10**6, memory_bytes=2**30, seconds=60,
+        max_bytes=10**6,
+    )  # fmt: skip
+    traced = [
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        str(tmp_path / "trace"),
+        "-e",
+        "trace=" + ",".join(f"?{n}" for n in forbidden),
+    ]
+    child = [sys.executable, "-m", "chatd.files.image_child", json.dumps(task._asdict())]
+    # An input that stays open, as its parent's does.
+    with subprocess.Popen([*traced, *child], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+        assert process.wait(timeout=60) == 0
+    assert (tmp_path / "trace").read_text(encoding="utf-8") == ""
+
+
+def calls_of(name: str) -> set[str]:
+    """The system calls of one of systemd's groups, or this one."""
+    if not name.startswith("@"):
+        return {name}
+    done = subprocess.run(
+        ["systemd-analyze", "syscall-filter", "--no-pager", name], capture_output=True, text=True, check=True
+    )
+    words = {line.strip() for line in done.stdout.splitlines()[1:] if not line.strip().startswith("#")}
+    return {call for word in words - {""} for call in calls_of(word)}
 
 
 def test_instances_differ_from_the_service_in_what_has_to_be_their_own_only() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 from typing import TYPE_CHECKING
 
@@ -107,3 +108,26 @@ async def test_none_of_the_planted_secrets_shows_anywhere(tmp_path: Path) -> Non
     shown = [(name, where) for where, text in told.items() for name, text_of in planted.items() if text_of in text]
     # What a client itself wrote into the name of a type may come back to it in the error, and to nobody else.
     assert shown == []
+
+
+async def test_crash_shows_where_it_was_and_no_secret_and_leaves_no_dump(tmp_path: Path) -> None:
+    planted = {name: secret(name) for name in ("password", "content", "signing")}
+    planted["signing"] += "x" * 32
+    async with start_process(tmp_path, limits=False, AUTH_SECRET=planted["signing"]) as daemon:
+        ada = await daemon.register("ada", planted["password"])
+        planted |= {"token": ada.token, "refresh token": ada.refresh_token}
+        room = await daemon.create_room(ada)
+        async with daemon.connect(ada) as client:
+            await client.ask(type="send_message", roomId=room, content=planted["content"])
+            limits = await trio.Path(f"/proc/{daemon.process.pid}/limits").read_text(encoding="utf-8")
+            assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE)
+            # As systemd's watchdog does.
+            daemon.process.send_signal(signal.SIGABRT)
+            with trio.fail_after(15):
+                assert await daemon.process.wait() == -signal.SIGABRT
+            with trio.fail_after(15):
+                while b"Current thread" not in daemon.raw_log:  # noqa: ASYNC110 - a log wakes nobody
+                    await trio.sleep(0.01)
+    told = daemon.raw_log.decode()
+    assert "Fatal Python error: Aborted" in told
+    assert [name for name, text in planted.items() if text in told] == []
