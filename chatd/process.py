@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 log = telemetry.get_logger(__name__)
 
 LOCK_NAME: Final = "lock"
+#: Has a daemon look at what was changed beside it. Who knows nothing of it ignores it.
+LOOK: Final = signal.SIGURG
 #: Open files beside the connections: the database, the listeners, HTTP, logs.
 SPARE_FILES: Final = 100
 _PROC: Final = Path("/proc")
@@ -60,6 +62,18 @@ def _lock(path: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def have_daemon_look(folder: Path) -> bool:
+    """Have the daemon of a folder look at what was changed beside it; whether there is one that could be told."""
+    process = _holder_of(folder)
+    if process is None:
+        return False
+    try:
+        os.kill(process, LOOK)
+    except OSError:
+        return False
+    return True
 
 
 def find_daemon(folder: Path, port: int) -> int | None:

@@ -28,6 +28,7 @@ from chatd.limits.addresses import parse_networks
 from chatd.limits.admission import Admission
 from chatd.listener import serve_http
 from chatd.nursery import Door, serve_websockets
+from chatd.process import LOOK
 from chatd.reload import ReadConfig, Reload
 from chatd.sockets import bind, listening
 from chatd.systemd import Systemd, supervise
@@ -134,7 +135,8 @@ async def _watch_signals(
     draining: trio.Event, reload: Reload, systemd: Systemd, door: Door, *, task_status: trio.TaskStatus[None]
 ) -> None:
     """The first SIGTERM or SIGINT begins the drain; the second ends the process where it stands."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) as signals:
+    listened = signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, LOOK
+    with trio.open_signal_receiver(*listened) as signals:
         task_status.started()
         async for number in signals:
             if number == signal.SIGHUP:
@@ -143,6 +145,10 @@ async def _watch_signals(
                 continue
             if number == signal.SIGUSR1:
                 await dump(door)
+                continue
+            if number == LOOK:
+                # As if the bus had been out: whatever it would have told is read from the database.
+                door.chat.hub.hear_return()
                 continue
             if draining.is_set():
                 log.warning("stopped_at_once", signal=signal.Signals(number).name)
