@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from chatd import __version__
+from chatd.asking import is_member_online
 from chatd.assembly import check_start, open_chat
 from chatd.backends import StartFault, check_back_ends, describe_bus, describe_database, describe_files, open_database
 from chatd.bus.port import Notice
@@ -18,7 +19,7 @@ from chatd.chat.forms import MAX_ROOM_NAME
 from chatd.errors import Refusal, bad_fields
 from chatd.identity.credentials import find_signing_secrets
 from chatd.ids import new_id
-from chatd.process import find_daemon
+from chatd.process import find_daemon, have_daemon_look
 from chatd.records import format_time
 from chatd.sockets import bind
 from chatd.store.accounts import NewPassword
@@ -122,7 +123,7 @@ async def disable_user(config: Config, username: str) -> str:
         await chat.accounts.disable(account.id, chat.clock())
         chat.bus.announce(Notice("account_disabled", account.id))
         chat.audit.note("user_disabled", user="", member=account.id)
-        return f"{account.username} is disabled; " + _what_of_connections(config)
+        return f"{account.username} is disabled; " + _tell_connections(config)
 
 
 async def set_password(config: Config, username: str, password: str) -> str:
@@ -136,13 +137,18 @@ async def set_password(config: Config, username: str, password: str) -> str:
         chat.audit.note("password_set", user="", member=account.id)
         return (
             f"The password of {account.username} is changed and all of their sessions are ended; "
-            + _what_of_connections(config)
+            + _tell_connections(config)
         )
 
 
-def _what_of_connections(config: Config) -> str:
-    """What running daemons make of it: they hear it by way of a shared bus, and not of one within a process."""
-    if config.bus.url:
+def _is_acted_on(config: Config) -> bool:
+    """Have daemons that run act on it: nodes have heard of it by the bus that they share, one of this folder looks."""
+    return bool(config.bus.url) or have_daemon_look(config.server.data_path)
+
+
+def _tell_connections(config: Config) -> str:
+    """Have daemons act on what was done to an account, and say what comes of it."""
+    if _is_acted_on(config):
         return "live connections are closed."
     return (
         "tokens already given are refused at once, and connections that are open end within "
@@ -190,7 +196,7 @@ async def delete_room(config: Config, name: str) -> str:
     async with open_chat(config) as chat:
         room = await _room(chat, name)
         await room_changes.delete_room(chat, None, room.id)
-        return f"{room.name} is deleted; " + _what_of_listeners(config, "what is sent there")
+        return f"{room.name} is deleted; " + _tell_listeners(config, "what is sent there")
 
 
 async def list_members(config: Config, name: str) -> str:
@@ -213,8 +219,9 @@ async def remove_member(
     """Kick somebody out of a room, or keep them out of it."""
     async with open_chat(config) as chat:
         room, account = await _room(chat, name), await _account(chat, username)
-        await moderation.remove_member(chat, None, room.id, account.id, reason=reason, note=note)
-        return f"{account.username} is {reason} from {room.name}; " + _what_of_listeners(config, "what they send there")
+        online = await is_member_online(chat, config.http, config.server.data_path, account, room.id)
+        await moderation.remove_member(chat, None, room.id, account.id, reason=reason, note=note, online=online)
+        return f"{account.username} is {reason} from {room.name}; " + _tell_listeners(config, "what they send there")
 
 
 async def unban(config: Config, name: str, username: str) -> str:
@@ -233,8 +240,8 @@ async def _room(chat: Chat, name: str) -> FoundRoom:
     raise Refusal("not_found", f"There is no room {name}; `chatd room list` shows all.")
 
 
-def _what_of_listeners(config: Config, refused: str) -> str:
-    """What running daemons make of it: without a shared bus one finds the room's last event when it next looks."""
-    if config.bus.url:
+def _tell_listeners(config: Config, refused: str) -> str:
+    """The same of a room. A daemon that cannot be told finds the room's last event when it next looks."""
+    if _is_acted_on(config):
         return "live connections hear nothing more of it."
     return f"a running daemon refuses {refused}, and within 5 seconds live connections hear nothing more of it."

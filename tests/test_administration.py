@@ -30,7 +30,7 @@ from chatd.administration import (
 from chatd.assembly import open_chat
 from chatd.backends import StartFault
 from chatd.configfile import load_config
-from chatd.errors import Refusal
+from chatd.errors import CloseCode, Refusal
 from chatd.ids import new_id
 from chatd.store.migrations import Migration, SchemaFault, read_migrations
 from tests.daemon import NO_FILE, environment, open_daemon, start_process
@@ -146,22 +146,51 @@ async def test_member_who_is_muted_is_shown_so(tmp_path: Path) -> None:
     assert [line.partition(" muted until ")[2] for line in lines] == ["", "2999-01-01T00:00:00.000Z"]
 
 
-async def test_what_is_done_beside_a_daemon_is_enforced_at_once_and_heard_at_its_next_look(tmp_path: Path) -> None:
+async def test_what_is_done_beside_a_daemon_is_enforced_and_heard_at_once(tmp_path: Path) -> None:
     config = load_config(None, environment(tmp_path))
     async with open_daemon(tmp_path) as daemon:
         ada, bob, eve = [await daemon.register(name) for name in ("ada", "bob", "eve")]
         room_id = await daemon.create_room(ada, "tea", members=[bob.id, eve.id])
         async with daemon.connect(ada) as owner, daemon.connect(bob) as client, daemon.connect(eve) as other:
-            assert "within 5 seconds" in await remove_member(config, "tea", "Bob", reason="banned")
+            assert "live connections hear nothing more" in await remove_member(config, "tea", "Bob", reason="banned")
             refused = await client.ask(type="send_message", roomId=room_id, content="x")
             assert refused["code"] == "not_a_member"
-            assert "within 5 seconds" in await remove_member(config, "tea", "eve", reason="kicked")
-            assert "within 5 seconds" in await delete_room(config, "tea")
+            assert "live connections hear nothing more" in await remove_member(config, "tea", "eve", reason="kicked")
+            assert "live connections hear nothing more" in await delete_room(config, "tea")
             assert (await owner.ask(type="send_message", roomId=room_id, content="x"))["code"] == "not_found"
             assert (await client.wait_for("user_left", within_s=10))["reason"] == "banned"
             assert [(await other.wait_for("user_left"))["userId"] for _ in range(2)] == [bob.id, eve.id]
             last = await owner.wait_for("room_updated")
             assert (last["seq"], "deletedAt" in last) == (3, True)
+
+
+async def test_who_is_disabled_or_has_another_password_beside_a_daemon_is_disconnected_at_once(tmp_path: Path) -> None:
+    config = load_config(NO_FILE, environment(tmp_path))
+    async with open_daemon(tmp_path) as daemon:
+        ada, bob, eve = [await daemon.register(name) for name in ("ada", "bob", "eve")]
+        async with daemon.connect(ada) as hers, daemon.connect(bob) as his, daemon.connect(eve) as other:
+            assert "live connections are closed" in await disable_user(config, "ada")
+            assert (await hers.wait_closed(within_s=30))[0] == CloseCode.ACCOUNT_DISABLED
+            assert "live connections are closed" in await set_password(config, "bob", "correct zebra")
+            assert (await his.wait_closed(within_s=30))[0] == CloseCode.SESSION_REVOKED
+            assert (await other.ask(type="ping"))["type"] == "pong"
+    # Where none runs, there is nobody to close anything.
+    assert "15 minutes" in await disable_user(config, "eve")
+
+
+async def test_who_is_kicked_from_the_shell_is_said_to_be_online_by_the_daemon_that_knows(tmp_path: Path) -> None:
+    async with open_daemon(tmp_path) as daemon:
+        config = load_config(NO_FILE, environment(tmp_path, limits=False, HTTP_PORT=str(daemon.http_port)))
+        ada, bob, eve = [await daemon.register(name) for name in ("ada", "bob", "eve")]
+        await daemon.create_room(ada, "tea", members=[bob.id, eve.id])
+        async with daemon.connect(ada) as owner, daemon.connect(bob):
+            for name in ("bob", "eve"):
+                await remove_member(config, "tea", name, reason="kicked")
+            told = [await owner.wait_for("user_left", within_s=30) for _ in range(2)]
+            assert [(left["userId"], left["online"]) for left in told] == [(bob.id, True), (eve.id, False)]
+        assert daemon.rows("SELECT COUNT(*) AS n FROM user_sessions WHERE revoked_at IS NULL") == [(3,)]
+    # Of one that does not run it is asked nothing.
+    await remove_member(config, "tea", "ada", reason="kicked")
 
 
 async def test_ban_is_lifted_from_the_shell(tmp_path: Path) -> None:
@@ -314,7 +343,8 @@ async def test_kick_ban_and_deletion_are_heard_at_once_where_a_bus_is_shared(
         room_id = await daemon.create_room(ada, "tea", members=[bob.id])
         async with daemon.connect(bob) as client:
             assert "hear nothing more" in await remove_member(config, "tea", "bob", reason="banned", note="spam")
-            assert (await client.wait_for("user_left"))["reason"] == "banned"
+            left = await client.wait_for("user_left")
+            assert (left["reason"], left["online"]) == ("banned", True)
             bans = (await daemon.http("GET", f"/api/rooms/{room_id}/bans", token=ada.token)).json()["bans"]
             assert ("bannedBy" in bans[0], bans[0]["reason"]) == (False, "spam")
             await unban(config, room_id, "bob")

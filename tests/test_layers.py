@@ -25,7 +25,7 @@ LAYERS: Final = (
     {"administration", "backups", "terminal", "trail", "verify"},
     {"server"},
     {"canary", "diagnosis", "assembly"},
-    {"notifier", "previews", "audit"},
+    {"notifier", "previews", "audit", "asking"},
     {"upkeep", "signals", "reload", "systemd", "sockets"},
     {"backends"},
     {"nursery", "listener"},

@@ -128,15 +128,18 @@ async def remove_member(
     *,
     reason: Literal["kicked", "banned"],
     note: str | None = None,
+    online: bool | None = None,
 ) -> None:
     """Kick somebody, or ban them: whether they are a member or not, they cannot come in until unbanned.
 
     Somebody who is invited only is so no more. Raises `Refusal` (`not_found`) for a kick of anybody else.
+    Whether they are online is asked of the bus, unless it is given.
     """
     action: Action = "ban" if reason == "banned" else "kick"
     if by is not None:
         await governed_room(chat, by, room_id, action)
-    online = bool(await chat.bus.online([user_id]))
+    if online is None:
+        online = bool(await chat.bus.online([user_id]))
 
     async def decide(scene: Scene) -> None:
         other = await scene.standing(user_id)
