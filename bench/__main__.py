@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import comparison, goals, harness, machine, page, report
+from bench import comparison, flames, goals, harness, machine, page, report
 from bench.rows import SCENARIOS, short_set, shortened
 from bench.scenarios import OURS, Scenario
 from bench.servers import SERVERS
@@ -39,6 +39,9 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--nice", type=int, default=0, metavar="N", help="niceness of all that is measured; -10 keeps strangers off"
     )
+    parser.add_argument(
+        "--profile", action="store_true", help="a flame graph of each run of a Python server, by py-spy; costs it time"
+    )
     parser.add_argument("--quick", action="store_true", help="a second with few connections: shows that it works")
     parser.add_argument(
         "--log", type=Path, metavar="FOLDER", help="keep what chatd's clients said and heard there, for `chatd verify`"
@@ -57,6 +60,8 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error(f"no server is called {unknown[0]!r}; there are {', '.join(SERVERS)}")
     if options.repeat < 1 or (options.seconds is not None and options.seconds <= 0):
         parser.error("--repeat and --seconds must be above 0")
+    if options.profile and (lacking := flames.lacks()):
+        parser.error(lacking)
     if options.log is not None and options.log.exists():
         parser.error(f"--log {options.log} is there already; give a new folder")
     return options
@@ -114,7 +119,14 @@ def run(options: argparse.Namespace, command: str, console: Console) -> int:
     outcomes = []
     folder = report.new_folder(options.results)
     runs = harness.plan(chosen(options), servers, options.repeat)
-    for outcome in harness.execute(runs, console, patience_s=options.patience, niceness=options.nice, logs=options.log):
+    for outcome in harness.execute(
+        runs,
+        console,
+        patience_s=options.patience,
+        niceness=options.nice,
+        logs=options.log,
+        pictures=folder if options.profile else None,
+    ):
         outcomes.append(outcome)
         console.print(report.line_text(outcome))
     verdicts = [] if options.quick else goals.verdicts(outcomes)
@@ -125,6 +137,10 @@ def run(options: argparse.Namespace, command: str, console: Console) -> int:
     report.print_report(outcomes, verdicts, skipped, console)
     report.write_json(folder, outcomes, verdicts, skipped, command)
     console.print(f"\nReport: {page.write(folder, outcomes, verdicts, skipped, command)}", soft_wrap=True)
+    for picture in sorted(folder.glob("*.svg")):
+        console.print(f"Flame graph: {picture}", soft_wrap=True)
+    for log in sorted(folder.glob("*.log")):
+        console.print(f"[yellow]No flame graph: {log} has what py-spy said[/yellow]", soft_wrap=True)
     for one in outcomes if options.log else []:
         kept = harness.log_folder(options.log, one.scenario, one.server, one.round)
         if kept.exists():

@@ -98,6 +98,7 @@ GOALS = (
         at_most=2,
         against_row="fast-readers",
     ),
+    Goal("slow-readers", "all 30 who do not read are closed", "slow_closed", at_least=30),
     *(
         Goal(row, "CPU a delivery at most 1.5 times the floor's", "cpu_per_delivery_us", FLOOR, at_most=1.5)
         for row in ("fanout-100", "fanout-1000", "fanout-10000")

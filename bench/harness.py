@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from bench import figures, k6_load, load, machine, processes, seed, store_load
+from bench import figures, flames, k6_load, load, machine, processes, seed, store_load
 from bench.scenarios import OURS, Scenario
 from bench.server import CACHE, Place, compiler_lacks
 from bench.servers import SERVERS
@@ -55,10 +55,16 @@ def what_is_lacking(servers: Sequence[str]) -> dict[str, str]:
 
 
 def execute(
-    runs: Sequence[Run], console: Console, *, patience_s: float = 0, niceness: int = 0, logs: Path | None = None
+    runs: Sequence[Run],
+    console: Console,
+    *,
+    patience_s: float = 0,
+    niceness: int = 0,
+    logs: Path | None = None,
+    pictures: Path | None = None,
 ) -> Iterator[figures.Outcome]:
     """Runs the plan, with a progress bar on the console. Waits up to `patience_s` for calm before each run. What can be
-    verified of runs of chatd goes to the folder `logs`.
+    verified of runs of chatd goes to the folder `logs`, a flame graph of each run to the folder `pictures`.
     """
     cores = machine.cores()
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"), TimeElapsedColumn())
@@ -76,7 +82,8 @@ def execute(
             task = progress.add_task(f"{run.scenario.name} · {run.server}", total=None, detail="starting")
             wait_for_calm(cores, patience_s)
             kept = log_folder(logs, run.scenario.name, run.server, run.round) if logs and is_logged(run) else None
-            yield execute_one(run, Place(own, cores), partial(show, progress, task), kept=kept)
+            picture = pictures / f"{run.scenario.name}-{run.server}-{run.round}.svg" if pictures else None
+            yield execute_one(run, Place(own, cores), partial(show, progress, task), kept=kept, picture=picture)
             progress.remove_task(task)
             progress.update(
                 whole, advance=run.scenario.length_s() + SETTLE_S, detail=f"{number} of {len(runs)}", refresh=True
@@ -109,9 +116,11 @@ def log_folder(logs: Path, scenario: str, server: str, number: int) -> Path:
     return logs / f"{scenario}-{server}-{number}"
 
 
-def execute_one(run: Run, place: Place, on_progress: load.Progress, *, kept: Path | None = None) -> figures.Outcome:
+def execute_one(
+    run: Run, place: Place, on_progress: load.Progress, *, kept: Path | None = None, picture: Path | None = None
+) -> figures.Outcome:
     """Starts the server, loads it, stops it. What goes wrong becomes the outcome's failure. What the clients said and
-    heard is `kept` in a folder with what the database says.
+    heard is `kept` in a folder with what the database says; a flame graph of the window becomes the file `picture`.
     """
     scenario = run.scenario
     if scenario.mode == "store":
@@ -125,9 +134,12 @@ def execute_one(run: Run, place: Place, on_progress: load.Progress, *, kept: Pat
         with (
             SERVERS[run.server].open(population, place) as server,
             receive_on(place.cores.generator) if scenario.is_steered else contextlib.nullcontext(),
+            flames.open_profiler(scenario, picture, place.cores) as on_begin,
         ):
             if scenario.mode == "k6":
-                done = k6_load.run_k6(scenario, server, clients=clients, cores=place.cores, on_progress=on_progress)
+                done = k6_load.run_k6(
+                    scenario, server, clients=clients, cores=place.cores, on_progress=on_progress, on_begin=on_begin
+                )
             else:
                 done = load.run_load(
                     scenario,
@@ -135,6 +147,7 @@ def execute_one(run: Run, place: Place, on_progress: load.Progress, *, kept: Pat
                     clients=clients,
                     cores=place.cores,
                     on_progress=on_progress,
+                    on_begin=on_begin,
                     log=kept / LOG if kept else None,
                 )
             if kept is not None and server.export is not None:

@@ -7,6 +7,7 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def run_k6(
     clients: Path,
     cores: machine.Cores,
     on_progress: Progress,
+    on_begin: Callable[[Server], None] = lambda _: None,
 ) -> Load:
     """Runs the scenario's script to its end. Raises LoadFailed where it gave no summary."""
     if sentence := lacks():
@@ -49,6 +51,7 @@ def run_k6(
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     end = began + scenario.length_s() + PATIENCE_S
     load.marks["begin"] = load.marks["start"]
+    on_begin(server)
     with processes.open_process(
         [*command, str(SCRIPTS / f"{scenario.script}.js")], cores=cores.generator, log=log
     ) as process:

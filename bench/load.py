@@ -61,9 +61,11 @@ def run_load(
     clients: Path,
     cores: machine.Cores,
     on_progress: Progress,
+    on_begin: Callable[[Server], None] = lambda _: None,
     log: Path | None = None,
 ) -> Load:
-    """Runs the scenario's load to its end. `on_progress` gets phase, done and total. Raises LoadFailed.
+    """Runs the scenario's load to its end. `on_progress` gets phase, done and total, `on_begin` the server when the
+    window begins. Raises LoadFailed.
 
     What the clients send and hear goes to the file `log`.
 
@@ -97,6 +99,8 @@ def run_load(
                         server, load.started_again_at_s = server.kill_and_start()
                     case ["mark", name]:
                         load.marks[name] = sample(server, cores)
+                        if name == "begin":
+                            on_begin(server)
                     case ["progress", phase, done, total, *totals]:
                         on_progress(phase, float(done), float(total))
                         machine.share_niceness(database_pids(server))

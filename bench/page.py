@@ -32,6 +32,7 @@ img {{ max-width: 100% }}
 {pictures_first}
 <pre>{tables}</pre>
 {pictures}
+{flames}
 <h2>Versions</h2>
 <p>{versions}</p>
 </body></html>
@@ -60,6 +61,7 @@ def write(
             pictures_first="\n".join(drawn[:1]),
             tables=page.export_html(inline_styles=True, code_format="{code}"),
             pictures="\n".join(drawn[1:]),
+            flames="\n".join(f'<p><a href="{path.name}">{path.name}</a></p>' for path in sorted(folder.glob("*.svg"))),
             versions=html.escape(named(versions)),
         )
     )

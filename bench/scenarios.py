@@ -98,6 +98,12 @@ class Scenario:
             "--content-bytes": self.content_bytes,
         }
 
+    def window_s(self) -> float:
+        """About how long what is measured lasts."""
+        if self.mode == "k6":
+            return self.length_s()
+        return self.connections / 1500 if self.mode == "connect" else self.seconds
+
     def length_s(self) -> float:
         """About how long the generator works on it."""
         if self.mode == "k6":

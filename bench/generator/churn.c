@@ -3,10 +3,13 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "generator.h"
 #include "wire.h"
+
+#define QUIET (SECOND / 2)
 
 int is_coming_back;
 
@@ -69,16 +72,34 @@ void stop_reading(void)
         }
 }
 
-/* Reads what the kernel still has for them, to learn whom the server has closed. */
-void count_slow_closed(void)
+/* 1: something was read; 0: there is nothing now; -1: the server has closed it. */
+static int read_away(struct client *client)
 {
     static uint8_t rest[1 << 16];
-    for (size_t i = 0; i < client_count; i++) {
-        ssize_t n = 1;
-        if (!clients[i].is_slow || clients[i].state != LIVE)
-            continue;
-        while (n > 0 || (n < 0 && errno == EINTR))
-            n = recv(clients[i].fd, rest, sizeof rest, MSG_DONTWAIT);
-        counts.slow_closed += !n || (errno != EAGAIN && errno != EWOULDBLOCK);
+    ssize_t n = recv(client->fd, rest, sizeof rest, MSG_DONTWAIT);
+    if (n > 0)
+        return 1;
+    return n < 0 && (errno == EAGAIN || errno == EINTR) ? 0 : -1;
+}
+
+/* They read at last: what waits in the kernel comes first, then the end, if the server has made one. Until all have ended,
+ * or nothing has come for a while. */
+void count_slow_closed(void)
+{
+    uint64_t quiet_since = now_ns(), end = quiet_since + (uint64_t)(settings.drain * 1e9);
+    while (counts.slow_closed < counts.slow && now_ns() < end && now_ns() - quiet_since < QUIET) {
+        for (size_t i = 0; i < client_count; i++) {
+            if (!clients[i].is_slow || clients[i].state != LIVE)
+                continue;
+            int found = read_away(&clients[i]);
+            if (found)
+                quiet_since = now_ns();
+            if (found < 0) {
+                counts.slow_closed++;
+                clients[i].state = LOST;
+            }
+        }
+        const struct timespec pause = {.tv_nsec = SECOND / 500};
+        nanosleep(&pause, NULL);
     }
 }
