@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import pytest
 
+from chatd.errors import CloseCode
 from tests.shell import CHECKOUT
 
 #: The program is installed once for each lock.
@@ -151,6 +152,12 @@ def test_command_line_works_on_the_same_data_and_leaves_it_to_the_service(booted
     assert "ada" in found["listed"]
     assert found["wal_is_own"]
     assert "the configuration is good" in found["checked"]
+
+
+def test_who_is_disabled_from_the_shell_is_disconnected_by_the_service(booted: dict[str, Any]) -> None:
+    found = fact(booted, "disable")
+    assert "live connections are closed" in found["said"]
+    assert found["code"] == CloseCode.ACCOUNT_DISABLED
 
 
 def test_reload_is_one_to_systemd_and_keeps_the_process(booted: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.request import Request, urlopen
 
 import trio
+from trio_websocket import ConnectionClosed, open_websocket_url
 
 from chatd.client import ClientError, open_client, place_of
 from tests.pictures import jpeg
@@ -145,6 +146,24 @@ def command_line() -> dict[str, Any]:
         "wal_is_own": wal,
         "checked": checked,
     }
+
+
+async def _disable() -> dict[str, Any]:
+    token = await trio.to_thread.run_sync(register, "zoe")
+    async with open_websocket_url(WS) as connection:
+        await connection.send_message(json.dumps({"type": "authenticate", "token": token}))
+        await connection.get_message()
+        said = await trio.to_thread.run_sync(lambda: run("/usr/local/bin/chatd", "user", "disable", "zoe"))
+        with trio.fail_after(30):
+            while True:
+                try:
+                    await connection.get_message()
+                except ConnectionClosed as closed:
+                    return {"said": said, "code": closed.reason and closed.reason.code}
+
+
+def disable() -> dict[str, Any]:
+    return trio.run(_disable)
 
 
 def reload() -> dict[str, Any]:
@@ -358,7 +377,9 @@ def instances() -> dict[str, Any]:
     return found
 
 
-STEPS: Final = (start, status, upload, command_line, reload, restart_under_load, kill, watchdog, stop, instances)
+STEPS: Final = (
+    start, status, upload, command_line, disable, reload, restart_under_load, kill, watchdog, stop, instances
+)  # fmt: skip
 
 
 def main() -> None:
