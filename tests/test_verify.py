@@ -514,6 +514,24 @@ async def test_a_room_that_is_asked_for_again_while_it_is_heard_is_replayed_behi
     assert _is_like(faults(await check(recorded)), "heard seq 11 of room * where 10 was next")
 
 
+@pytest.mark.parametrize("repeats", [0, 1, 2])
+async def test_what_comes_live_before_the_replay_from_where_one_is_may_come_in_it_once_more(
+    recorded: Path, repeats: int
+) -> None:
+    def ask_from_there(lines: list[dict[str, Any]]) -> None:
+        at = find(lines, "new_message", 11)
+        live = lines[at]
+        room_id = live["message"]["message"]["roomId"]
+        request = {"type": "join_room", "id": "again", "roomId": room_id, "afterSeq": 10}
+        caught_up = {"type": "caught_up", "id": "again", "roomId": room_id, "seq": 11}
+        asked = {"at_s": 1, "stay": live["stay"], "what": "sent", "message": request}
+        lines[at : at + 1] = [asked, live, *[live] * repeats, {**live, "message": caught_up}]
+
+    change_log(recorded, "ada.ndjson", ask_from_there)
+    told = faults(await check(recorded))
+    assert told == "" if repeats < 2 else _is_like(told, "heard seq 11 of room * again")
+
+
 # -- logs -------------------------------------------------------------------------------------------------------------
 
 

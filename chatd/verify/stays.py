@@ -49,19 +49,27 @@ class Rules(NamedTuple):
 class Hearing:
     """Where a client is in one room on one connection, and the replay that it waits for, behind `asked`."""
 
-    __slots__ = ("asked", "has_begun", "is_stale", "position")
+    __slots__ = ("asked", "has_begun", "is_level", "is_stale", "position")
 
     def __init__(self, position: int) -> None:
         self.position = position
         self.asked: int | None = None
         #: The replay has begun. Until then a room that was heard before goes on.
         self.has_begun = False
+        #: It was asked for from where the room was heard: what comes next may come live, and in the replay once more.
+        self.is_level = False
         #: It was asked for by an epoch that is not the server's.
         self.is_stale = False
 
     def ask(self, after: int, *, is_stale: bool = False) -> None:
         self.asked, self.is_stale = after, is_stale
-        self.has_begun = after == self.position
+        self.has_begun = self.is_level = after == self.position
+
+    def is_begun_by(self, seq: int) -> bool:
+        """Whether the replay that it waits for begins with this event."""
+        if self.asked is None or seq != self.asked + 1:
+            return False
+        return not self.has_begun or (self.is_level and seq <= self.position)
 
     @property
     def is_replaying(self) -> bool:
@@ -178,8 +186,8 @@ class StayJudge:
             self._contents.judge_event(event, room, room_id, seq, replayed_to=replayed_to)
         if hearing is None:
             hearing = self._judge_first(room, room_id, seq)
-        elif hearing.asked is not None and not hearing.has_begun and seq == hearing.asked + 1:
-            hearing.has_begun, hearing.position = True, seq
+        elif hearing.is_begun_by(seq):
+            hearing.has_begun, hearing.is_level, hearing.position = True, False, seq
         else:
             self._judge_next(hearing, room_id, seq)
         if hearing.is_replaying:
