@@ -222,7 +222,7 @@ def measure(options: argparse.Namespace, console: Console) -> Iterator[Round]:
     cores = machine.cores()
     scenario = Scenario(
         "uploads", "", "steady", connections=options.clients, room_size=min(10, options.clients), rate=options.rate,
-        seconds=options.seconds,
+        warmup_s=min(3.0, options.seconds), seconds=options.seconds,
     )  # fmt: skip
     population = seed.make_population(scenario.connections, scenario.room_size)
     with harness.leave_alone(cores.server), harness.open_folder() as folder, harness.receive_on(cores.generator):

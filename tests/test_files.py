@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from chatd.clock import wall_clock_ms
+from chatd.config import Secret
+from chatd.identity.links import FileLinks
 from tests.daemon import ON_BOTH_BACK_ENDS, Daemon, open_daemon
 from tests.pictures import decode, form, jpeg, upload, uploaded
 
@@ -281,6 +284,20 @@ async def test_a_link_works_without_a_token_until_it_expires_or_is_altered(tmp_p
             f"{file['url']}?signature=",
         ):
             assert (await daemon.http("GET", altered)).status == 403
+
+
+async def test_a_link_that_has_expired_is_refused(tmp_path: Path) -> None:
+    secret = Secret("secret-of-the-test-" * 3)
+    links = FileLinks(secret, Secret())
+    async with open_daemon(tmp_path, AUTH_SECRET=secret.reveal()) as daemon:
+        anna = await daemon.register("anna")
+        file = await uploaded(daemon, anna, b"hello")
+        name, now_ms = file["url"].rpartition("/")[2], wall_clock_ms()
+        for ends_ms, status in ((now_ms + 600_000, 200), (now_ms - 1, 403)):
+            signed = links.sign(name, maker_id=anna.id, expires_at_ms=ends_ms)
+            answer = await daemon.http("GET", f"{file['url']}?{signed}")
+            assert answer.status == status
+        assert "expired" in answer.json()["detail"]
 
 
 async def test_uploads_are_counted_and_noted(tmp_path: Path) -> None:

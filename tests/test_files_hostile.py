@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,8 +15,6 @@ from tests.hostile_files import CLEANED, REFUSED, SAVED
 from tests.pictures import BOUNDARY, form, jpeg, upload, uploaded
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.daemon import Daemon, SignedIn
 
 
@@ -23,18 +23,29 @@ def kept(daemon: Daemon) -> list[Path]:
     return sorted(path for path in found if path.is_file() and path.name != "lock")
 
 
+def children_of(pid: int, name: bytes) -> list[bytes]:
+    """What those children of a process were started as that have this in it."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            with suppress(OSError):
+                found.append(Path(f"/proc/{child}/cmdline").read_bytes())
+    return [line for line in found if name in line]
+
+
 async def test_hostile_files_are_refused_and_leave_nothing(tmp_path: Path) -> None:
     assert len(REFUSED) + len(CLEANED) + len(SAVED) >= 80
     async with open_daemon(tmp_path, LIMITS_UPLOADS_PER_HOUR="0") as daemon:
         anna = await daemon.register("anna")
-        pid = os.getpid()
         for case, name, content in REFUSED:
             answer = await upload(daemon, anna, content, name)
             assert (answer.status, answer.json()["code"]) == (422, "file_rejected"), case
             assert kept(daemon) == [], case
         assert (await daemon.http("GET", "/api/upload", token=anna.token)).json()["files"] == []
         assert (await daemon.http("GET", "/healthz")).status == 200
-        assert os.getpid() == pid
+        # It still does its work, and nobody's process is left.
+        await uploaded(daemon, anna, jpeg(), "photo.jpg")
+        assert not children_of(os.getpid(), b"image_child")
 
 
 async def test_what_hides_in_images_is_gone_and_names_are_only_data(tmp_path: Path) -> None:
