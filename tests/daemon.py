@@ -79,13 +79,13 @@ class Client:
     async def send_text(self, text: str) -> None:
         await self.connection.send_message(text)
 
-    async def receive(self, *, within_s: float = 5) -> dict[str, Any]:
+    async def receive(self, *, within_s: float = 30) -> dict[str, Any]:
         """The next message. Raises trio.TooSlowError, or ConnectionClosed whose `reason` has the close code."""
         with trio.fail_after(within_s):
             message: dict[str, Any] = json.loads(await self.connection.get_message())
             return message
 
-    async def wait_for(self, kind: str, *, within_s: float = 5) -> dict[str, Any]:
+    async def wait_for(self, kind: str, *, within_s: float = 30) -> dict[str, Any]:
         """The next message of a type; others go into `inbox`."""
         with trio.fail_after(within_s):
             while True:
@@ -111,7 +111,7 @@ class Client:
                 return reply
             self.inbox.append(reply)
 
-    async def wait_closed(self, *, within_s: float = 10) -> tuple[int, str]:
+    async def wait_closed(self, *, within_s: float = 30) -> tuple[int, str]:
         """Read until the server has closed: the close code and reason. What came before goes into `inbox`."""
         with trio.fail_after(within_s):
             while True:
@@ -159,7 +159,7 @@ class Daemon:
         if token is not None:
             lines["Authorization"] = f"Bearer {token}"
         head = f"{method} {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             stream = await trio.open_tcp_stream("127.0.0.1", self.http_port)
             async with stream:
                 await stream.send_all(head.encode() + b"\r\n" + data)
@@ -275,7 +275,7 @@ async def open_daemon(data_dir: Path, *, limits: bool = False, **options: str) -
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(partial(serve, config, on_listening, stop=stop))
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             await is_listening.wait()
         try:
             yield Daemon(ports[0], ports[1], data_dir, stop=stop)
@@ -304,7 +304,7 @@ class Process(Daemon):
     #: The same as it came.
     raw_log: bytearray = field(default_factory=bytearray, kw_only=True)
 
-    async def wait_for_log(self, event: str, *, within_s: float = 10) -> dict[str, Any]:
+    async def wait_for_log(self, event: str, *, within_s: float = 30) -> dict[str, Any]:
         with trio.fail_after(within_s):
             while True:
                 for line in self.log:

@@ -48,7 +48,7 @@ def trail(daemon: Daemon) -> list[dict[str, Any]]:
 
 async def wait_for(daemon: Daemon, action: str, *, count: int = 1) -> list[dict[str, Any]]:
     """The events of a kind, once there are so many."""
-    with trio.fail_after(15):
+    with trio.fail_after(30):
         while True:
             found = [event for event in trail(daemon) if event["action"] == action]
             if len(found) >= count:
@@ -252,7 +252,7 @@ async def test_command_filters_and_follows(daemon: Daemon) -> None:
 
         nursery.start_soon(follow)
         await daemon.register("eve")
-        with trio.fail_after(15):
+        with trio.fail_after(30):
             await arrived.wait()
         nursery.cancel_scope.cancel()
 

@@ -86,7 +86,7 @@ async def generate(
         str(folder / "clients"),
         *flags,
     ]
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         done = await trio.run_process(command, capture_stdout=True, capture_stderr=True)
     marks = [line for line in done.stderr.decode().splitlines() if line.startswith("mark")]
     assert marks[:2] == ["mark begin", "mark end"]
@@ -257,7 +257,7 @@ async def storm(generator: Path, folder: Path, replay: Callable[[list[int]], lis
 async def open_process(command: list[str]) -> AsyncIterator[trio.Process]:
     process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             yield process
             await process.wait()
     finally:

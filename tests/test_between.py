@@ -193,7 +193,7 @@ async def test_messages_under_way_at_a_stop_are_acknowledged_before_the_close(tm
             daemon.process.terminate()
             assert (await client.wait_closed())[0] == 1012
             acknowledged = {told["messageId"] for told in client.inbox if told["type"] == "message_ack"}
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             assert await daemon.process.wait() == 0
     with sqlite3.connect(tmp_path / "chatd.db") as database:
         stored = {row[0] for row in database.execute("SELECT id FROM messages")}

@@ -44,7 +44,7 @@ async def fill(client: Client, room_id: str, count: int, *, content: str = "mess
     """Send so many messages and wait for the last one's ack."""
     for number in range(count):
         await client.send(type="send_message", roomId=room_id, content=f"{content} {number}", id=str(number))
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         while (await client.wait_for("message_ack"))["id"] != str(count - 1):
             pass
 

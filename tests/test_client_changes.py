@@ -46,12 +46,12 @@ async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
 
 
 async def take(events: Stream[RoomEvent], count: int) -> list[RoomEvent]:
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         return [await anext(events) for _ in range(count)]
 
 
 async def wait_for(notices: Stream[Notice], kind: type) -> Notice:
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         while not isinstance(notice := await anext(notices), kind):
             pass
         return notice
@@ -126,7 +126,7 @@ async def test_what_is_not_kept_comes_as_typed_notices(daemon: Daemon) -> None:
             cursors = (await other.get_history(room_id)).read_cursors
             assert (ada.id, 1) in [(cursor.user_id, cursor.seq) for cursor in cursors]
             await one.send_dm(bob.id, "psst")
-            with trio.fail_after(10):
+            with trio.fail_after(30):
                 while not isinstance(event := await anext(events), NewDm):
                     pass
             assert event.message.content == "psst"

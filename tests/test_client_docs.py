@@ -42,7 +42,7 @@ async def place(tmp_path: Path) -> AsyncIterator[str]:
 
 @pytest.mark.parametrize("number", range(len(PRINTED)))
 async def test_example_runs_and_prints_what_it_should(place: str, number: int) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         done = await trio.run_process(
             [sys.executable, "-W", "error", "-c", place + EXAMPLES[number]],
             capture_stdout=True, capture_stderr=True, check=False, cwd=CHECKOUT, env=os.environ,

@@ -99,7 +99,7 @@ async def test_examples_of_the_http_page_print_what_it_shows(tmp_path: Path) -> 
     async with start_process(tmp_path / "data", limits=True) as daemon:
         script = "\necho; echo =====\n".join(commands for commands, _ in examples)
         script = script.replace("127.0.0.1:3000", f"127.0.0.1:{daemon.http_port}")
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             shell = ["bash", "-euo", "pipefail", "-c", script]
             done = await trio.run_process(shell, capture_stdout=True, cwd=tmp_path)
     printed = done.stdout.decode().split("=====\n")

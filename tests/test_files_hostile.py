@@ -92,7 +92,7 @@ async def raw(daemon: Daemon, user: SignedIn, headers: dict[str, str], data: byt
     async with stream:
         await stream.send_all(head.encode() + b"\r\n" + data)
         await stream.send_eof()
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             return b"".join([part async for part in stream])
 
 

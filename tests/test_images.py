@@ -126,7 +126,7 @@ async def test_what_decodes_an_image_ends_with_its_daemon(tmp_path: Path) -> Non
         return found
 
     async def wait_until(is_so: Callable[[], bool]) -> None:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while not is_so():  # noqa: ASYNC110 - of processes nobody tells
                 await trio.sleep(0.005)
 

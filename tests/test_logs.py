@@ -31,7 +31,7 @@ async def daemon(tmp_path: Path) -> AsyncIterator[Process]:
 async def stop(daemon: Process) -> None:
     """Stop the daemon and have its whole log."""
     daemon.process.send_signal(signal.SIGTERM)
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         await daemon.process.wait()
     await daemon.wait_for_log("drained")
 
@@ -114,7 +114,7 @@ async def test_person_at_a_terminal_reads_plain_lines_and_how_to_try_it(tmp_path
     os.close(its_end)
     printed = b""
     try:
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while b"Ctrl-C" not in printed:
                 await trio.lowlevel.wait_readable(terminal)
                 printed += os.read(terminal, 65_536)

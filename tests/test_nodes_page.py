@@ -64,7 +64,7 @@ async def start_as_written(folder: Path, database: str) -> AsyncIterator[tuple[D
 
 
 async def wait_alive(node: Daemon, shell: trio.Process) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while True:
             assert shell.poll() is None
             with suppress(OSError):

@@ -75,7 +75,7 @@ async def page(daemon: Daemon, user: SignedIn, query: str = "") -> dict[str, Any
 
 async def wait_for(daemon: Daemon, user: SignedIn, unread: int) -> list[dict[str, Any]]:
     """The user's notifications, once so many are unread."""
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         while (found := await page(daemon, user))["unread"] != unread:  # noqa: ASYNC110 - they are made behind the commits
             await trio.sleep(0.02)
     listed: list[dict[str, Any]] = found["notifications"]
@@ -374,7 +374,7 @@ async def test_batch_that_is_a_defect_does_not_stop_the_next_ones(
             with monkeypatch.context() as patch:
                 patch.setattr(Notifications, "add", fail)
                 room = await daemon.create_room(ada, members=[bob.id])
-                with trio.fail_after(5):
+                with trio.fail_after(30):
                     while "notifications_failed" not in log.getvalue():  # noqa: ASYNC110 - a log wakes nobody
                         await trio.sleep(0.01)
             async with daemon.connect(ada) as client:
@@ -511,7 +511,7 @@ async def test_what_is_being_made_at_the_end_is_made(store: Store) -> None:
     writes = store.database.writes
     async with trio.open_nursery() as nursery, open_notifier(cast("Chat", chat), bell):
         notifier.note(written.published[0])
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while store.database.writes == writes:  # noqa: ASYNC110 - what comes to the gate sets no event
                 await trio.sleep(0.01)
 

@@ -61,7 +61,7 @@ async def open_static_nginx(content: bytes) -> AsyncIterator[Daemon]:
             extra_groups=None if NOBODY is None else [], stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
-            with trio.fail_after(10):
+            with trio.fail_after(30):
                 while True:
                     try:
                         await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
@@ -197,6 +197,6 @@ async def test_a_reader_who_takes_nothing_is_let_go(tmp_path: Path) -> None:
                     pass
             assert received < 9_000_000
         descriptors = Path("/proc/self/fd")
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while any("/blobs/" in os.path.realpath(path) for path in descriptors.iterdir()):  # noqa: ASYNC110, ASYNC240 - of descriptors nobody tells
                 await trio.sleep(0.01)

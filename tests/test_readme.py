@@ -53,7 +53,7 @@ class Wscat:
 
     async def expect(self, printed: str) -> None:
         """Wait for the next line of this kind (`<` is heard, others are wscat's own)."""
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             shown = await self.lines.receive()
             while not shown.startswith(printed[:2]) or (SIGNAL.match(shown) and not SIGNAL.match(printed)):
                 shown = await self.lines.receive()
@@ -94,7 +94,7 @@ async def _read_lines(terminal: int, lines: trio.MemorySendChannel[str]) -> None
             await lines.send(line)
 
 
-async def run_shell(script: str, *, within_s: float = 20) -> str:
+async def run_shell(script: str, *, within_s: float = 30) -> str:
     """What a shell block prints."""
     with trio.fail_after(within_s):
         done = await trio.run_process(["bash", "-euo", "pipefail", "-c", script], capture_stdout=True)
@@ -138,7 +138,7 @@ async def test_first_conversation_works_as_written(tmp_path: Path) -> None:
                 await bob.expect(line)
             daemon.process.send_signal(signal.SIGINT)
             await bob.expect('< {"type":"server_shutdown","reason":"…","reconnectAfterMs":…}')
-            with trio.fail_after(10):
+            with trio.fail_after(30):
                 assert await daemon.process.wait() == 0
     async with start_process(tmp_path, limits=True) as daemon:
         again = await run_shell(f"chat={daemon.http_url}\n{kept}\n{look_again}")

@@ -418,6 +418,6 @@ async def test_client_on_a_slow_line_resumes_and_stays_a_deaf_one_is_closed_and_
             assert len(events_in(told)) == 1001
             await trio.sleep(0.5)
         assert events_in(heard) == list(range(2, 2002))
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while not await slow_closes(daemon):  # noqa: ASYNC110 - the daemon tells nobody whom it has given up
                 await trio.sleep(0.1)

@@ -46,7 +46,7 @@ async def write(daemon: Daemon, user: SignedIn, room: str, *contents: str, **fie
         assert answer.status == 201, answer.body
         stored.append(answer.json())
     await daemon.http("POST", f"/api/rooms/{room}/messages", {"content": f"mark{stored[-1]['seq']}"}, token=user.token)
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         while not await find(daemon, user, q=f"mark{stored[-1]['seq']}", roomId=room):  # noqa: ASYNC110 - nobody tells
             await trio.sleep(0.02)
     return stored
@@ -159,7 +159,7 @@ async def test_searching_can_be_switched_off(tmp_path: Path) -> None:
         assert (answer.status, answer.json()["code"]) == (501, "feature_disabled")
     # What was written meanwhile is found once it is on again.
     async with open_daemon(tmp_path) as daemon:
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while not await find(daemon, ada, q="hello"):  # noqa: ASYNC110 - nobody tells
                 await trio.sleep(0.02)
 

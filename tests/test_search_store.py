@@ -63,7 +63,7 @@ class Indexed:
 
     async def follow(self) -> None:
         """Wait until the index has read everything."""
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while (
                 await self.store.database.rows(self.store.queries["search.behind"], {"after": "", "limit": 1})
                 or await self.rows("SELECT seq FROM search_changes")
@@ -252,7 +252,7 @@ async def test_an_index_that_starts_late_reads_everything_there_is(
                 await written.journal.write(post(ada, room, f"number {n}"))
         await written.journal.write(join(bob, rooms[0]))
     async with open_indexed(store) as indexed:
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while len(await indexed.find(ada, "number 19")) < 5:  # noqa: ASYNC110 - the database tells nobody
                 await trio.sleep(0.01)
         assert len(await indexed.find(ada, "number")) == 50
@@ -325,7 +325,7 @@ async def test_the_lag_is_zero_once_everything_is_read(indexed: Indexed) -> None
     room = await indexed.store.add_room(ada)
     await indexed.write(ada, room, "hello")
     await indexed.follow()
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         while b"chatd_search_lag_seconds 0.0" not in indexed.metrics.render()[0]:  # noqa: ASYNC110 - nor does a number
             await trio.sleep(0.01)
 

@@ -53,7 +53,7 @@ class Chatting:
         await self.process.stdin.send_all(text.encode())
 
     async def expect(self, pattern: str) -> None:
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while True:
                 if re.search(pattern, self.heard, re.MULTILINE):
                     return
@@ -62,7 +62,7 @@ class Chatting:
     async def end(self) -> int:
         assert self.process.stdin is not None
         await self.process.stdin.aclose()
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             return await self.process.wait()
 
 
@@ -109,7 +109,7 @@ async def test_lines_with_a_slash_are_for_the_program_and_two_make_one_of_a_mess
         await chatting.expect("^-- not sent: there is no /me; /help says")
         await chatting.expect(f"^{SHOWN_TIME}ada: /etc/hosts$")
         await chatting.type("hello\n  /quit is a word\n/quit\nnever\n")
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             assert await chatting.process.wait() == 0
     history = await daemon.http("GET", f"/api/rooms/{room_id}/messages", token=ada.token)
     assert [message["content"] for message in history.json()["messages"]] == [
@@ -123,7 +123,7 @@ async def test_interrupt_ends_it_cleanly(daemon: Daemon) -> None:
         await chatting.type("hello\n")
         await chatting.expect("ada: hello$")
         chatting.process.send_signal(signal.SIGINT)
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             assert await chatting.process.wait() == 0
     assert "Traceback" not in chatting.heard
 
@@ -166,7 +166,7 @@ async def test_reader_that_goes_away_ends_it_without_a_word(daemon: Daemon) -> N
     command = f"(echo a; echo b; echo c) | {sys.executable} -m chatd chat lobby --url {daemon.ws_url}"
     command += f" --api {daemon.http_url} | head -1"
     variables = os.environ | environment(daemon.data_dir) | {"CHATD_TOKEN": ada.token}
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         done = await trio.run_process(["bash", "-c", command], capture_stdout=True, capture_stderr=True, env=variables)
     assert re.fullmatch(f"{SHOWN_TIME}ada: a\n", done.stdout.decode())
     assert done.stderr == b""

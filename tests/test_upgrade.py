@@ -27,7 +27,7 @@ async def ask(daemon: Daemon, data: bytes) -> tuple[HttpAnswer, str]:
     async with await trio.open_tcp_stream("127.0.0.1", daemon.websocket_port) as stream:
         await stream.send_all(data)
         answer = await read_head(stream)
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             body = answer.rest + b"".join([bytes(part) async for part in stream])
         assert int(answer.headers["content-length"]) == len(body)
         return answer, body.decode()
