@@ -1,5 +1,6 @@
 """How fast chatd is, beside whom, and how it grows: `python -m bench`, or `make bench`.
 
-scenarios (what is measured) → harness (each scenario on each server in turn) → servers (start and stop them, with
-seed, postgres, processes) and load (the native generator, sampled by machine) → figures, report, plot.
+rows (what is measured) → harness (each row on each server in turn) → servers (start and stop them, with peer_servers,
+seed, postgres, redis, processes) and load (the native generator, sampled by machine; k6_load and store_load beside it) →
+figures, goals, report, page, plot, comparison.
 """

@@ -96,6 +96,7 @@ def list_rows() -> None:
     for scenario in SCENARIOS:
         star = "*" if scenario.short else " "
         print(f"{star} {scenario.name:20} {scenario.title} ({', '.join(scenario.servers)})")
+    print("* in the short set. By itself: python -m bench.uploads (messages beside uploads, and without)")
 
 
 def compare(names: Sequence[str], console: Console) -> int:
