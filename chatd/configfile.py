@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 DEFAULT_PATH: Final = Path("chatd.toml")
 DEFAULT_DATA_DIR: Final = "./chatd-data"
 PREFIX: Final = "CHATD_"
+#: A table's and an option's line, as they are usually written.
+_HEADER: Final = re.compile(r"\s*\[\s*([\w.-]+)\s*\]")
+_NAME: Final = re.compile(r"\s*\"?([\w-]+)\"?\s*=")
 #: What a reload may change while the daemon runs: tables, and options of others.
 LIVE: Final = frozenset(
     {"limits", "server.features", "typing", "websocket.origins", "http.cors_origins", "telemetry.log_level"}
@@ -70,7 +73,7 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
         faults: Callable[[], Iterable[tuple[str, str]]] = getattr(record, "faults", tuple)
         for option, fault in faults():
             source = given.get((table, option))
-            place = source.place if source else _place(path or DEFAULT_PATH, table, option)
+            place = source.place if source else _Places(path or DEFAULT_PATH).of(table, option)
             raise ConfigError(f"{place}: {fault}")
     return _filled_in(config, environ)
 
@@ -131,39 +134,60 @@ def _is_record(type_: object) -> bool:
 
 def _from_file(path: Path) -> dict[tuple[str, str], _Given]:
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        tables = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: is not valid TOML: {error}") from error
-    return dict(_flattened(path, "", tables))
+    return dict(_flattened(_Places(path, text), "", tables))
 
 
-def _flattened(path: Path, table: str, values: dict[str, Any]) -> Iterator[tuple[tuple[str, str], _Given]]:
+class _Places:
+    """Where in a file its options stand: the file, the line where that can be told, and the table."""
+
+    def __init__(self, path: Path, text: str = "") -> None:
+        self._path = path
+        self._lines: dict[tuple[str, str], int] = {}
+        table = ""
+        for number, line in enumerate(text.splitlines(), 1):
+            if header := _HEADER.match(line):
+                table = header[1]
+                self._lines.setdefault((table, ""), number)
+            elif name := _NAME.match(line):
+                self._lines.setdefault((table, name[1]), number)
+
+    def of(self, table: str, name: str = "") -> str:
+        """Of an option; of a table without a name, and of what stands outside of every table without a table."""
+        line = self._lines.get((table, name))
+        file = f"{self._path}:{line}" if line else f"{self._path}"
+        return f"{file}: " + " ".join(part for part in (table and f"[{table}]", name) if part)
+
+
+def _flattened(places: _Places, table: str, values: dict[str, Any]) -> Iterator[tuple[tuple[str, str], _Given]]:
     tables = {option.table for option in known_options()}
     for name, value in values.items():
         inner = f"{table}.{name}".removeprefix(".")
         if inner in tables:
             if not isinstance(value, dict):
-                raise ConfigError(f"{path}: [{inner}]: expected a table, got {type(value).__name__}")
-            yield from _flattened(path, inner, value)
+                raise ConfigError(f"{places.of(inner)}: expected a table, got {type(value).__name__}")
+            yield from _flattened(places, inner, value)
         elif not table:
-            _refuse_outside_tables(path, name, value, tables)
+            _refuse_outside_tables(places, name, value, tables)
         elif any((option.table, option.name) == (table, name) for option in known_options()):
-            place = _place(path, table, name)
-            yield (table, name), _Given(place, value, is_text=False)
+            yield (table, name), _Given(places.of(table, name), value, is_text=False)
         else:
-            raise ConfigError(f"{_place(path, table, name)}: unknown option{_better_option(table, name)}")
+            raise ConfigError(f"{places.of(table, name)}: unknown option{_better_option(table, name)}")
 
 
-def _refuse_outside_tables(path: Path, name: str, value: object, tables: Iterable[str]) -> None:
+def _refuse_outside_tables(places: _Places, name: str, value: object, tables: Iterable[str]) -> None:
     if isinstance(value, dict):
-        raise ConfigError(f"{path}: [{name}]: unknown table{_nearest(name, tables, '[{}]')}")
+        raise ConfigError(f"{places.of(name)}: unknown table{_nearest(name, tables, '[{}]')}")
     homes = _tables_with(name)
     hint = f"; it belongs in {homes}" if homes else ""
-    raise ConfigError(f"{path}: {name}: stands outside of every table{hint}")
+    raise ConfigError(f"{places.of('', name)}: stands outside of every table{hint}")
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[tuple[str, str], _Given]:
@@ -175,10 +199,6 @@ def _from_environment(environ: Mapping[str, str]) -> dict[tuple[str, str], _Give
         option = options[variable]
         given[option.table, option.name] = _Given(variable, environ[variable], is_text=True)
     return given
-
-
-def _place(path: Path, table: str, name: str) -> str:
-    return f"{path}: [{table}] {name}"
 
 
 def _better_option(table: str, name: str) -> str:

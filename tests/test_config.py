@@ -225,7 +225,26 @@ def test_whole_number_is_a_number_of_seconds(write: Callable[[str], Path]) -> No
 def test_what_is_wrong_in_the_file_is_named_in_one_sentence(
     write: Callable[[str], Path], text: str, sentence: str
 ) -> None:
-    assert refusal(write(text)) == sentence
+    # The line has a test of its own.
+    assert re.sub(r"^chatd\.toml:\d+:", "chatd.toml:", refusal(write(text))) == sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("# A comment.\n[http]\nhost = '::1'\nport = 65536", "chatd.toml:4: [http] port: "),
+        ("[http]\n  prot = 1", "chatd.toml:2: [http] prot: "),
+        ("[auth]\n[server.features]\n\nsearsh = true", "chatd.toml:4: [server.features] searsh: "),
+        ("\n[ htpp ]\nport = 1", "chatd.toml:2: [htpp]: "),
+        ("\nport = 1", "chatd.toml:2: port: "),
+        ("[auth]\nsecret = 'hunter2'", "chatd.toml:2: [auth] secret: "),
+        # Written otherwise, it is named without its line.
+        ("http.port = 65536", "chatd.toml: [http] port: "),
+        ("[websocket]\nheartbeat_s = 40", "chatd.toml: [websocket] dead_after_s: "),
+    ],
+)
+def test_line_of_what_is_wrong_is_said(write: Callable[[str], Path], text: str, place: str) -> None:
+    assert refusal(write(text)).startswith(place)
 
 
 def test_file_that_is_not_there_is_refused_only_when_asked_for(write: Callable[[str], Path]) -> None:

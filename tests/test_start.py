@@ -32,7 +32,7 @@ def landed(shell: Shell) -> Shell:
 @pytest.mark.parametrize("command", [["serve"], ["check"], ["migrate", "up"], ["user", "list"], ["token", "ada"]])
 def test_unknown_option_is_named(shell: Shell, command: list[str]) -> None:
     (shell.folder / "chatd.toml").write_text("[http]\nprot = 8080\n")
-    assert "chatd.toml: [http] prot: unknown option; did you mean port?" in shell.refusal(*command)
+    assert "chatd.toml:2: [http] prot: unknown option; did you mean port?" in shell.refusal(*command)
 
 
 def test_unknown_variable_is_named(shell: Shell) -> None:
@@ -42,7 +42,7 @@ def test_unknown_variable_is_named(shell: Shell) -> None:
 def test_ill_typed_option_is_named(shell: Shell) -> None:
     (shell.folder / "other.toml").write_text('[resume]\nmax_events = "many"\n')
     sentence = shell.refusal("serve", "--config", "other.toml")
-    assert "other.toml: [resume] max_events: expected int, got str" in sentence
+    assert "other.toml:2: [resume] max_events: expected int, got str" in sentence
 
 
 def test_configuration_that_is_not_there_is_named(shell: Shell) -> None:
