@@ -104,9 +104,10 @@ def figures_of(mode: str, load: Load, load_cores: int) -> dict[str, float]:
     if report.get("slow"):
         figures["slow_closed"] = report["slow_closed"]
     times = {"throughput": "ack_times", "echo": "ack_times", "steady": "delivery_times", "fanout": "round_times"}[mode]
-    for point in ("p50", "p90", "p99", "p999", "max"):
-        figures[f"{point}_ms"] = report[times][f"{point}_us"] / 1e3
-        figures[f"ack_{point}_ms"] = report["ack_times"][f"{point}_us"] / 1e3
+    # where nothing was timed there is no time, and no 0
+    for prefix, timed in (("", report[times]), ("ack_", report["ack_times"])):
+        for point in ("p50", "p90", "p99", "p999", "max") if timed["count"] else ():
+            figures[f"{prefix}{point}_ms"] = timed[f"{point}_us"] / 1e3
     figures["behind_s"] = report["behind_seconds"]
     figures["send_lag_ms"] = report["send_lag_max_us"] / 1e3
     return figures

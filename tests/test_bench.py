@@ -275,7 +275,7 @@ def test_goal_of_nodes_is_about_them() -> None:
 
 
 def test_statements_and_cpu_are_those_of_the_window_over_its_acknowledged_messages() -> None:
-    times = dict.fromkeys([f"{point}_us" for point in ("p50", "p90", "p99", "p999", "max")], 1000.0)
+    times = dict.fromkeys([f"{point}_us" for point in ("p50", "p90", "p99", "p999", "max")], 1000.0) | {"count": 9}
     said = dict.fromkeys(["cpu_seconds", "connect_seconds", "behind_seconds", "send_lag_max_us"], 0.0)
     said |= {"window_seconds": 2.0, "window_acknowledged": 10_000, "window_delivered": 100_000}
     said |= {"messages_per_s": 5000.0, "deliveries_per_s": 50_000.0}
@@ -287,6 +287,9 @@ def test_statements_and_cpu_are_those_of_the_window_over_its_acknowledged_messag
     assert shares == pytest.approx((0.75, 0.2, 0.1))
     assert found["cpu_per_message_us"] == pytest.approx(150)
     assert found["statements_per_message"] == pytest.approx(0.1)
+    assert found["p99_ms"] == 1.0
+    run.report["ack_times"]["count"] = 0
+    assert "p99_ms" not in figures.figures_of("throughput", run, load_cores=1), "nothing was timed"
 
 
 def test_memory_grows_between_a_twelfth_of_a_long_window_and_its_end() -> None:
