@@ -82,7 +82,11 @@ def draw_bars(axes: Axes, runs: Sequence[Outcome]) -> None:
 
 def draw_latencies(axes: Axes, runs: Sequence[Outcome]) -> None:
     """Latency over the share of deliveries that are slower, both on a logarithmic scale."""
-    for run in runs:
+    timed = [run for run in runs if run.load["report"]["delivery_times"]["slots"]]
+    if not timed:
+        axes.text(0.5, 0.5, "nothing was timed", ha="center")
+        return
+    for run in timed:
         slower, latency_ms = distribution(run.load["report"]["delivery_times"]["slots"])
         label = SERVERS[run.server].title if run.round == 1 else None
         axes.plot(slower, latency_ms, color=COLOURS.get(run.server), label=label)

@@ -15,7 +15,21 @@ import pytest
 from rich.console import Console
 
 from bench import __main__ as command_line
-from bench import comparison, curves, figures, goals, harness, machine, page, postgres, processes, redis, report, seed
+from bench import (
+    comparison,
+    curves,
+    figures,
+    goals,
+    harness,
+    machine,
+    page,
+    plot,
+    postgres,
+    processes,
+    redis,
+    report,
+    seed,
+)
 from bench.figures import Outcome
 from bench.load import Load, Sample
 from bench.rows import SCENARIOS, scenario_named, shortened
@@ -418,6 +432,12 @@ def test_page_shows_the_tables_with_pictures_and_the_command(tmp_path: Path) -> 
     assert "SKIPPED Node ws + pg: There is none." in text
     assert text.count("data:image/png;base64,") == sum(1 for _ in tmp_path.glob("*.png")) >= 2
     assert page.write(tmp_path, [], [], {}, "").exists(), "a run of which nothing came has a page too"
+
+
+def test_row_of_which_nothing_was_timed_has_a_panel(tmp_path: Path) -> None:
+    load = {"report": {"delivery_times": {"slots": []}}}
+    nothing = Outcome("steady-tenfold", "steady", CHATD, 1, figures={"behind_s": 1.0}, load=load)
+    assert plot.draw_rows([nothing], tmp_path / "rows.png")
 
 
 def test_rate_over_time_is_what_was_added_between_two_samples() -> None:
