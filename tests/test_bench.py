@@ -435,7 +435,7 @@ def test_page_shows_the_tables_with_pictures_and_the_command(tmp_path: Path) -> 
 
 
 def test_row_of_which_nothing_was_timed_has_a_panel(tmp_path: Path) -> None:
-    load = {"report": {"delivery_times": {"slots": []}}}
+    load: dict[str, Any] = {"report": {"delivery_times": {"slots": []}}}
     nothing = Outcome("steady-tenfold", "steady", CHATD, 1, figures={"behind_s": 1.0}, load=load)
     assert plot.draw_rows([nothing], tmp_path / "rows.png")
 
