@@ -18,7 +18,7 @@ from chatd.store import search_index
 from chatd.store.accounts import Accounts
 from chatd.store.journal import Journal
 from tests.daemon import open_daemon
-from tests.pictures import jpeg, upload, uploaded
+from tests.pictures import form, jpeg, upload, uploaded
 from tests.rawclient import open_raw
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ CONSTANT: Final = {"chatd_info"}
 #: What has to move for each of these labels, too. The rest of the codes has tests of its own where it is used.
 LABELLED: Final = (
     "chat_messages_total", "chatd_active_rooms", "chatd_connection_states", "chatd_queue", "chatd_dropped_total",
-    "chatd_part_ready", "chatd_database_seconds_count",
+    "chatd_part_ready", "chatd_database_seconds_count", "chatd_uploads_total",
 )  # fmt: skip
 REFUSALS: Final = ("bad_message", "not_found", "not_a_member", "content_too_long", "file_rejected", "internal")
 #: More than the kernel takes for who does not read.
@@ -99,6 +99,16 @@ async def talk(daemon: Daemon, ada: SignedIn, client: Client, room: str) -> None
     await client.ask(type="send_message", roomId=room, content="x" * 10_001)
     await upload(daemon, ada, b"MZ\x90" * 100, "a.exe")
     await daemon.http("GET", "/api/rooms/nowhere", token=ada.token)
+
+
+async def break_an_upload_off(watch: Watch, user: SignedIn) -> None:
+    body, headers = form(b"x" * 1000)
+    lines = {"Host": "x", "Authorization": f"Bearer {user.token}", **headers}
+    head = "POST /api/upload HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    async with await trio.open_tcp_stream("127.0.0.1", watch.daemon.http_port) as stream:
+        await stream.send_all(head.encode() + b"\r\n" + body[:-500])
+        await watch.until("chatd_uploads_under_way")
+    await watch.until('chatd_uploads_total{end="broken_off"}')
 
 
 async def keep_the_journal_waiting(watch: Watch, client: Client, room: str, patch: pytest.MonkeyPatch) -> None:
@@ -185,6 +195,7 @@ async def test_every_metric_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             await talk(daemon, ada, client, room)
             assert (await client.ask(type="send_dm", recipientId=bob.id, content="hello"))["type"] == "message_ack"
             await watch.until(state("unauthenticated"), "chatd_loop_lag_seconds_count", "chatd_canary_seconds_count")
+            await break_an_upload_off(watch, ada)
             await keep_the_journal_waiting(watch, client, room, monkeypatch)
             await lose_an_event_of_the_bus(client, room, monkeypatch)
             await fail_unexpectedly(daemon, ada, monkeypatch)
