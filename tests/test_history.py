@@ -319,7 +319,9 @@ async def test_history_is_still_there_after_a_restart(tmp_path: Path) -> None:
             await fill(client, room_id, 3)
             before = await client.ask(type="get_history", id="x", roomId=room_id)
     async with open_daemon(tmp_path) as daemon, daemon.connect(ada) as client:
-        assert await client.ask(type="get_history", id="x", roomId=room_id) == before
+        after = await client.ask(type="get_history", id="x", roomId=room_id)
+        # That who writes has read is stored behind the commits.
+        assert after | {"readCursors": []} == before | {"readCursors": []}
         assert (await client.ask(type="join_room", roomId=room_id))["messages"] == before["messages"]
         assert (await page(daemon, ada, room_id))["messages"] == before["messages"]
         assert (await client.ask(type="send_message", roomId=room_id, content="on"))["seq"] == 4
