@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.figures import HEADLINES, Headline, Outcome, rounds_that_count
-from bench.report import number
 from bench.rows import title_of
 from bench.servers import SERVERS
+from bench.texts import number
 
 #: What is compared beside a row's headline, where both reports have it.
 ALSO = (

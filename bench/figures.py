@@ -17,7 +17,7 @@ DISTURBED = 0.1
 LATE_MS = 5.0
 #: A window so long shows whether memory grows.
 LONG_S = 60.0
-STRANGERS = {"server_core_strangers": "server's", "load_core_strangers": "generator's"}
+STRANGERS = ("server_core_strangers", "load_core_strangers")
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,8 @@ from bench.goals import Verdict
 from bench.rows import title_of
 from bench.scenarios import OURS
 from bench.servers import SERVERS
-
-
-def number(value: float) -> str:
-    """As many digits as mean something, thousands apart: 16 000, 4.8, 0.25."""
-    digits = 0 if value >= 100 else 1 if value >= 10 else 2
-    return f"{value:,.{digits}f}".replace(",", " ")
-
-
-def percent(value: float) -> str:
-    return f"{value:.1%}" if value < 0.01 else f"{value:.0%}"
+from bench.summary import print_summary
+from bench.texts import number, percent
 
 
 @dataclass(frozen=True)
@@ -157,6 +149,7 @@ def table_of(outcomes: Sequence[Outcome], scenario: str) -> Table:
 
 def remarks(runs: Sequence[Outcome]) -> Iterator[str]:
     """What one must know of a scenario's runs beside their figures."""
+    disturbed: dict[str, float] = {}
     for run in runs:
         title = SERVERS[run.server].title
         if run.failure:
@@ -166,10 +159,12 @@ def remarks(runs: Sequence[Outcome]) -> Iterator[str]:
         if run.figures.get("send_lag_ms", 0) > figures.LATE_MS:
             late = number(run.figures["send_lag_ms"])
             yield f"[yellow]{title}: up to {late} ms of its latency is the generator's, which sent that late[/yellow]"
-        for figure, core in figures.STRANGERS.items():
-            share = run.figures.get(figure, 0)
-            if share > figures.DISTURBED:
-                yield f"[yellow]{title}: disturbed, something else took {share:.0%} of the {core} core[/yellow]"
+        share = max(run.figures.get(figure, 0) for figure in figures.STRANGERS)
+        if share > figures.DISTURBED:
+            disturbed[title] = max(share, disturbed.get(title, 0))
+    if disturbed:
+        shares = ", ".join(f"{title} ({share:.0%})" for title, share in disturbed.items())
+        yield f"[yellow]disturbed, something else took that much of a core that it had: {shares}[/yellow]"
 
 
 def print_report(
@@ -184,10 +179,12 @@ def print_report(
     for verdict in verdicts:
         mark = {True: "[green]met   [/green]", False: "[red]MISSED[/red]", None: "[dim]open  [/dim]"}[verdict.is_met]
         value = "not measured" if verdict.value is None else f"{verdict.value:.2f}"
-        caution = " [yellow](disturbed: run it again, with --repeat)[/yellow]" if verdict.is_disturbed else ""
+        caution = " [yellow](disturbed)[/yellow]" if verdict.is_disturbed else ""
         console.print(f"{mark} {verdict.text} — {value}{caution}")
     for server, sentence in skipped.items():
         console.print(f"[yellow]SKIPPED {SERVERS[server].title}: {sentence}[/yellow]")
+    if outcomes:
+        print_summary(outcomes, verdicts, console)
 
 
 def new_folder(results: Path) -> Path:

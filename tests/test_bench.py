@@ -29,6 +29,7 @@ from bench import (
     redis,
     report,
     seed,
+    summary,
 )
 from bench.figures import Outcome
 from bench.load import Load, Sample
@@ -417,8 +418,21 @@ def test_report_names_the_generator_where_it_was_the_bottleneck(tmp_path: Path) 
     assert "FAILED Node ws + pg: 7 deliveries never came" in text
     assert "FAILED trio-websocket + triopg: it did not start" in text
     assert "SKIPPED Node ws + pg: There is none." in text
+    assert "At a glance" in text
     path = report.write_json(tmp_path, outcomes, goals.verdicts(outcomes), {}, "python -m bench")
     assert json.loads(path.read_text())["machine"]["cores"] >= 1
+
+
+def test_summary_holds_chatd_against_the_best_that_lost_nothing() -> None:
+    outcomes = [
+        outcome_of("rooms-of-10", CHATD, deliveries_per_s=3000.0),
+        outcome_of("rooms-of-10", NODE, deliveries_per_s=1500.0),
+        outcome_of("rooms-of-10", WEBSOCKETS, deliveries_per_s=2000.0, failure="7 deliveries never came"),
+        outcome_of("fanout-1000", CHATD, cpu_per_delivery_us=4.0, generator_share=0.9),
+        outcome_of("fanout-1000", FLOOR, cpu_per_delivery_us=3.0),
+    ]
+    assert summary.line_of(outcomes, "rooms-of-10")[2:6] == ["3 000", "1 500", "Node ws + pg", "2.00"]
+    assert summary.line_of(outcomes, "fanout-1000")[2:] == ["4.00", "", "", "", "[yellow]the generator's[/yellow]"]
 
 
 def test_page_shows_the_tables_with_pictures_and_the_command(tmp_path: Path) -> None:
