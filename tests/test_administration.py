@@ -157,10 +157,12 @@ async def test_what_is_done_beside_a_daemon_is_enforced_and_heard_at_once(tmp_pa
             assert refused["code"] == "not_a_member"
             assert "live connections hear nothing more" in await remove_member(config, "tea", "eve", reason="kicked")
             assert "live connections hear nothing more" in await delete_room(config, "tea")
-            assert (await owner.ask(type="send_message", roomId=room_id, content="x"))["code"] == "not_found"
-            assert (await client.wait_for("user_left", within_s=10))["reason"] == "banned"
-            assert [(await other.wait_for("user_left"))["userId"] for _ in range(2)] == [bob.id, eve.id]
-            last = await owner.wait_for("room_updated")
+            # It may know already that the room is none of its own any more.
+            refused = await owner.ask(type="send_message", roomId=room_id, content="x")
+            assert refused["code"] in ("not_found", "not_a_member")
+            assert (await client.heard("user_left"))["reason"] == "banned"
+            assert [(await other.heard("user_left"))["userId"] for _ in range(2)] == [bob.id, eve.id]
+            last = await owner.heard("room_updated")
             assert (last["seq"], "deletedAt" in last) == (3, True)
 
 
