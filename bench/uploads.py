@@ -1,11 +1,11 @@
 """How late messages are, and how much memory a daemon takes, while files are uploaded: one run, without and with.
 
-    python -m bench.uploads                                  # 200 uploads of 10 MiB at once, 1 000 clients chatting
-    python -m bench.uploads --at-once 50 --seconds 20 --kind text
+    python -m bench.uploads                                  # 200 uploads of 10 MiB at once, 1 000 clients: 4 minutes
+    python -m bench.uploads --megabytes 2 --seconds 25 --rounds 3 --kind text
 
 First the clients chat alone, then beside so many uploads at every moment, with the same daemon: who has finished one
-begins the next until the window is over, so that no quiet end makes the figures better. The sender has the generator's
-core and gives way to it. With messages more than twice as late (the slowest hundredth) or 100 MiB more it has failed.
+begins the next until the window is over. The window has to be longer than what all of them take (`bytes_per_second`), for
+it is when many end at once that messages may be late. The sender has the generator's core and gives way to it. With messages more than twice as late (the slowest hundredth) or 100 MiB more it has failed.
 """
 
 from __future__ import annotations
@@ -270,8 +270,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--at-once", type=int, default=200, metavar="N", help="uploads (default: 200)")
     parser.add_argument("--megabytes", type=int, default=10, metavar="N", help="of a file (default: 10)")
     parser.add_argument("--kind", choices=sorted(ENDS), default="zip", help="of file (default: zip)")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="without and with (default: 3)")
-    parser.add_argument("--seconds", type=float, default=15, metavar="S", help="of each window (default: 15)")
+    parser.add_argument("--rounds", type=int, default=1, metavar="N", help="without and with (default: 1)")
+    parser.add_argument("--seconds", type=float, default=75, metavar="S", help="of each window (default: 75)")
     parser.add_argument("--patience", type=float, default=10, metavar="S", help="to wait for a calm machine")
     parser.add_argument("--send", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

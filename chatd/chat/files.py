@@ -131,7 +131,8 @@ async def _keep(chat: Chat, file: File, made: Made) -> None:
         await _keep_piece(chat, piece)
     quota = chat.options.uploads.quota_bytes
     try:
-        is_added = await chat.files.add(file, quota_bytes=quota, look_at_ms=look_at_ms(chat))
+        async with chat.depot.recording:
+            is_added = await chat.files.add(file, quota_bytes=quota, look_at_ms=look_at_ms(chat))
     except Conflict:
         raise Refusal("conflict", "Storing the file took too long; send it again.") from None
     if not is_added:
@@ -139,7 +140,8 @@ async def _keep(chat: Chat, file: File, made: Made) -> None:
 
 
 async def _keep_piece(chat: Chat, piece: Piece) -> None:
-    claim = await chat.files.claim(piece.sha256, size=piece.size, now_ms=chat.clock())
+    async with chat.depot.recording:
+        claim = await chat.files.claim(piece.sha256, size=piece.size, now_ms=chat.clock())
     if not claim.is_stored:
         await chat.depot.blobs.put(claim.key, piece.path)
 

@@ -59,6 +59,9 @@ class Depot:
         self._images = Images(options)
         self._by_user: Counter[str] = Counter()
         self.blobs = blobs
+        #: Held while an upload writes to the database: who sends a message waits for one of them then, not for all that
+        #: end at the same time.
+        self.recording = trio.Lock()
         self.kinds = frozenset(options.kinds)
 
     @contextmanager
