@@ -4,8 +4,9 @@
     python -m bench.uploads --megabytes 2 --seconds 25 --rounds 3 --kind text
 
 First the clients chat alone, then beside so many uploads at every moment, with the same daemon: who has finished one
-begins the next until the window is over. The window has to be longer than what all of them take (`bytes_per_second`), for
-it is when many end at once that messages may be late. The sender has the generator's core and gives way to it. With messages more than twice as late (the slowest hundredth) or 100 MiB more it has failed.
+begins the next until the window is over. The window has to be longer than all of them take (`bytes_per_second`), for it
+is when many end at once that messages may be late. The sender has the generator's core and gives way to it. With
+messages more than twice as late (the slowest hundredth) or 100 MiB more it has failed.
 """
 
 from __future__ import annotations
