@@ -160,6 +160,21 @@ def test_who_is_disabled_from_the_shell_is_disconnected_by_the_service(booted: d
     assert found["code"] == CloseCode.ACCOUNT_DISABLED
 
 
+def test_page_on_backup_restores_what_was_copied(booted: dict[str, Any]) -> None:
+    found = fact(booted, "restore")
+    assert found["ActiveState"] == "active"
+    assert "ada" in found["listed"]
+    assert "latecomer" not in found["listed"]
+
+
+def test_page_on_deployment_goes_back_to_the_program_before(booted: dict[str, Any]) -> None:
+    found = fact(booted, "rollback")
+    assert found["ActiveState"] == "active"
+    assert f"{found['versions'][-1]} " in found["status"]
+    assert "waits" not in found["status"]
+    assert "ada" in found["listed"]
+
+
 def test_reload_is_one_to_systemd_and_keeps_the_process(booted: dict[str, Any]) -> None:
     found = fact(booted, "reload")
     assert (found["ActiveState"], found["same"]) == ("active", True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,6 +28,7 @@ from trio_websocket import ConnectionClosed, open_websocket_url
 
 from chatd.client import ClientError, open_client, place_of
 from tests.pictures import jpeg
+from tests.shell import CHECKOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,6 +149,28 @@ def command_line() -> dict[str, Any]:
         "wal_is_own": wal,
         "checked": checked,
     }
+
+
+def block_of(page: str, word: str) -> str:
+    """The commands of a page that speak of it."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```$", (CHECKOUT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return next(str(block) for block in blocks if word in block)
+
+
+def restore() -> dict[str, Any]:
+    """As docs/backup.md says, to what `command_line` has copied."""
+    register("latecomer")
+    run("bash", "-euc", block_of("docs/backup.md", "chatd restore"))
+    return {**show(), "listed": run("/usr/local/bin/chatd", "user", "list")}
+
+
+def rollback() -> dict[str, Any]:
+    """As docs/deployment.md says, to a program before this one that is the same: it migrates up again."""
+    shutil.copytree("/opt/chatd", "/opt/chatd.old", symlinks=True)
+    versions = re.findall(r"^(\d+) ", run("/usr/local/bin/chatd", "migrate", "status"), re.MULTILINE)
+    run("bash", "-euc", block_of("docs/deployment.md", "migrate down").replace(" N ", f" {int(versions[-2])} "))
+    status = run("/usr/local/bin/chatd", "migrate", "status")
+    return {**show(), "versions": versions, "status": status, "listed": run("/usr/local/bin/chatd", "user", "list")}
 
 
 async def _disable() -> dict[str, Any]:
@@ -378,7 +403,8 @@ def instances() -> dict[str, Any]:
 
 
 STEPS: Final = (
-    start, status, upload, command_line, disable, reload, restart_under_load, kill, watchdog, stop, instances
+    start, status, upload, command_line, disable, restore, rollback, reload, restart_under_load, kill, watchdog, stop,
+    instances,
 )  # fmt: skip
 
 
