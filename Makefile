@@ -25,7 +25,7 @@ test: $(READY) ## set up and run all tests, with coverage; with ARGS a part of t
 	@$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--numprocesses=4 --dist=worksteal --cov --cov-report=term)
 
 boot: $(READY) ## as root: boot a real systemd and try chatd in it, then docs/deployment.md on a fresh Debian; minutes
-	@tests/setup_system.sh
+	@tests/setup_system.sh boot
 	@$(BIN)/python -m pytest tests/boot.py tests/boot_docs.py $(ARGS)
 
 restart: $(READY) ## as root: measure a restart under load on a real systemd, and draw docs/restart.svg

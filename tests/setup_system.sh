@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes sure of what the tests need beside Python: PostgreSQL's and Redis's servers, nginx, Chromium, Prometheus's promtool, strace, systemd-nspawn, debootstrap, a C compiler, wscat.
+# Makes sure of what the tests need beside Python: PostgreSQL's and Redis's servers, nginx, Chromium, Prometheus's promtool, strace, systemd-nspawn, a C compiler, wscat.
 # Installs what is missing where it may (Debian's packages as root, wscat into .cache/ with npm); where it may
 # not, it says in one sentence what to install, and the tests that need it fail with a sentence of their own.
 set -euo pipefail
@@ -17,7 +17,8 @@ command -v chromium >/dev/null || missing+=(chromium)
 command -v promtool >/dev/null || missing+=(prometheus)
 command -v strace >/dev/null || missing+=(strace)
 command -v systemd-nspawn >/dev/null || missing+=(systemd-container)
-command -v debootstrap >/dev/null || missing+=(debootstrap)
+# For `make boot` alone.
+[[ ${1:-} != boot ]] || command -v debootstrap >/dev/null || missing+=(debootstrap)
 python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 if ((${#missing[@]})); then
