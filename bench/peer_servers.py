@@ -105,7 +105,10 @@ def open_centrifugo(population: seed.Population, place: Place) -> Iterator[Serve
     config.write_text(
         json.dumps(
             {
-                "token_hmac_secret_key": secret, "address": "127.0.0.1", "port": port, **may,
+                "token_hmac_secret_key": secret,
+                "address": "127.0.0.1",
+                "port": port,
+                **may,
                 "client": {"token": {"hmac_secret_key": secret}},
                 "http_server": {"address": "127.0.0.1", "port": port},
                 "channel": {"without_namespace": may},

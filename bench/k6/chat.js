@@ -9,7 +9,7 @@
 import { check } from 'k6';
 import exec from 'k6/execution';
 import { Client, metrics, sleep } from './client.js';
-import { TREND_STATS, number, people, runName, thresholds } from './settings.js';
+import { TREND_STATS, common, number, people, thresholds } from './settings.js';
 
 const SAYS = number('SAYS', 5);
 const PACE_MS = 1000 * number('PACE', 1);
@@ -29,11 +29,11 @@ export const options = {
 
 export function setup() {
   metrics.deliveries.add(0);
-  return { run: runName() };
+  return common();
 }
 
-export default async function visit({ run }) {
-  const client = new Client(people[(exec.vu.idInTest - 1) % people.length], run);
+export default async function visit(given) {
+  const client = new Client(people[(exec.vu.idInTest - 1) % people.length], given);
   await sleep(Math.random() * PACE_MS);
   if (!(await client.open())) {
     metrics.losses.add(1);

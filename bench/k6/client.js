@@ -50,11 +50,12 @@ export function sleep(ms) {
 }
 
 export class Client {
-  // `person`: {token, roomId?} of settings.js. `run`: what tells this run's messages from others (setup() makes it).
-  constructor(person, run) {
+  // `person`: {token, roomId?} of settings.js. What setup() gave: `run` tells this run's messages from others, `room` is
+  // the one of those who name none.
+  constructor(person, { run, room }) {
     this.person = person;
     this.run = run;
-    this.roomId = person.roomId;
+    this.roomId = person.roomId || room;
     this.seq = null; // the last number heard of the room; null: it does not count
     this.startSeq = null;
     this.waiting = new Map();
@@ -64,7 +65,7 @@ export class Client {
     this.comesBack = false; // whether a lost connection is made again
   }
 
-  // Connects and authenticates; false: it could not.
+  // Connects and authenticates, and joins its room if it is no member; false: it could not.
   async open(resume = null) {
     const began = now();
     this.socket = new WebSocket(URL);
@@ -81,11 +82,10 @@ export class Client {
     if (!said) return false;
     metrics.connected.add(now() - began);
     this.epoch = said.epoch;
-    if (!this.roomId && said.rooms.length) this.roomId = said.rooms[0].roomId;
-    if (!resume) {
-      const room = said.rooms.find((each) => each.roomId === this.roomId);
-      if (room) this.count(room.lastSeq);
-    }
+    if (resume) return true;
+    const room = said.rooms.find((each) => each.roomId === this.roomId);
+    if (!room) return (await this.join()) !== null;
+    this.count(room.lastSeq);
     return true;
   }
 
@@ -239,10 +239,10 @@ export class Client {
 }
 
 // Connects one after the other; those that could not are lost.
-export async function openAll(people, run) {
+export async function openAll(people, common) {
   const clients = [];
   for (const person of people) {
-    const client = new Client(person, run);
+    const client = new Client(person, common);
     if (await client.open()) clients.push(client);
     else metrics.losses.add(1);
   }

@@ -7,7 +7,7 @@
 
 import exec from 'k6/execution';
 import { metrics, now, openAll, sleep } from './client.js';
-import { TREND_STATS, number, people, runName, shareOf, thresholds } from './settings.js';
+import { TREND_STATS, common, number, people, shareOf, thresholds } from './settings.js';
 
 const VUS = Math.min(number('VUS', 10), people.length);
 const RATE = number('RATE', 20);
@@ -29,12 +29,12 @@ export const options = {
 
 export function setup() {
   metrics.deliveries.add(0);
-  return { run: runName() };
+  return common();
 }
 
-export default async function talk({ run }) {
+export default async function talk(given) {
   const vu = exec.vu.idInTest - 1;
-  const clients = await openAll(shareOf(exec.vu.idInTest, VUS), run);
+  const clients = await openAll(shareOf(exec.vu.idInTest, VUS), given);
   const all = Math.round(RATE * SECONDS);
   const said = [];
   // Message n of all is due at its time and is said by VU n modulo VUS, whatever became of the last one.

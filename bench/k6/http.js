@@ -11,7 +11,8 @@ import { check, sleep } from 'k6';
 import exec from 'k6/execution';
 import http from 'k6/http';
 import { Counter, Trend } from 'k6/metrics';
-import { HTTP, TREND_STATS, number, people, runName } from './settings.js';
+import ws from 'k6/ws';
+import { HTTP, TREND_STATS, URL, common, number, people } from './settings.js';
 
 const VUS = Math.min(number('VUS', 5), people.length);
 const SECONDS = number('SECONDS', 20);
@@ -55,13 +56,30 @@ function as(person, more = {}) {
   return { headers: { Authorization: `Bearer ${person.token}`, ...more } };
 }
 
+// One joins over WebSocket; a member who joins again is answered as well.
+function join(person, roomId) {
+  let joined = false;
+  ws.connect(URL, {}, (socket) => {
+    socket.on('open', () => socket.send(JSON.stringify({ type: 'authenticate', token: person.token })));
+    socket.on('message', (text) => {
+      const said = JSON.parse(text);
+      if (said.type === 'authenticated') socket.send(JSON.stringify({ type: 'join_room', roomId, limit: 1 }));
+      if (said.type === 'room_history') joined = true;
+      if (joined || said.type.endsWith('error')) socket.close();
+    });
+    socket.setTimeout(() => socket.close(), 20000);
+  });
+  check(joined, { 'joined the room': (isIn) => isIn });
+}
+
 // Says SAYS things in the room of each who will read, and gives the ids that their pages must have.
 export function setup() {
   deliveries.add(0);
-  const run = runName();
+  const { run, room } = common();
   const said = {};
   for (const person of people.slice(0, VUS)) {
-    const roomId = person.roomId || http.get(`${HTTP}/api/rooms`, as(person)).json('rooms.0.id');
+    const roomId = person.roomId || room;
+    join(person, roomId);
     said[roomId] = said[roomId] || [];
     for (let n = 0; n < SAYS; n++) {
       const body = JSON.stringify({ content: `${run}: ${n}` });
@@ -69,13 +87,13 @@ export function setup() {
       if (check(answer, { 'the message was taken': ({ status }) => status === 201 })) said[roomId].push(answer.json('id'));
     }
   }
-  return { run, said };
+  return { run, room, said };
 }
 
 // Back through the room until all that was said in setup() has been on a page.
-export function history({ said }) {
+export function history({ said, room }) {
   const person = people[(exec.vu.idInTest - 1) % VUS];
-  const roomId = person.roomId && said[person.roomId] ? person.roomId : Object.keys(said)[0];
+  const roomId = person.roomId || room;
   const wanted = new Set(said[roomId]);
   const due = wanted.size;
   let before = '';

@@ -3,10 +3,11 @@
 //   -e URL=ws://127.0.0.1:3001     the WebSocket side
 //   -e HTTP=http://127.0.0.1:3000  the HTTP side (http.js)
 //   -e TOKENS=…                    access tokens with commas between, or a file: "token [roomId]" a line
-//   -e ROOM=…                      the room to talk in where the file names none (default: the first one's own)
+//   -e ROOM=…                      the room to talk in where the file names none (default: the first that there is)
 //   -e P99=…                       milliseconds that 99 % of deliveries may take
 
 import { SharedArray } from 'k6/data';
+import http from 'k6/http';
 
 export const URL = __ENV.URL || 'ws://127.0.0.1:3001';
 export const HTTP = __ENV.HTTP || 'http://127.0.0.1:3000';
@@ -38,6 +39,16 @@ export function shareOf(vu, vus) {
 // Tells this run's messages from all others.
 export function runName() {
   return `k6-${Date.now().toString(36)}`;
+}
+
+// For setup(): what is the same for all VUs. `room` is where those talk whose line names no room.
+export function common() {
+  if (people.every((person) => person.roomId)) return { run: runName(), room: '' };
+  const answer = http.get(`${HTTP}/api/rooms`, { headers: { Authorization: `Bearer ${people[0].token}` } });
+  if (answer.status !== 200) throw new Error(`${HTTP}/api/rooms answered ${answer.status}: give -e HTTP=… or -e ROOM=…`);
+  const rooms = answer.json('rooms');
+  if (!rooms.length) throw new Error('There is no room: make one, or give -e ROOM=…');
+  return { run: runName(), room: rooms[0].id };
 }
 
 // Every script has these: whatever was due has come, once, and nobody was refused or lost.

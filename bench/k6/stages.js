@@ -7,7 +7,7 @@
 
 import exec from 'k6/execution';
 import { Client, metrics, now, sleep } from './client.js';
-import { TREND_STATS, number, people, runName, thresholds } from './settings.js';
+import { TREND_STATS, common, number, people, thresholds } from './settings.js';
 
 const MOST = number('MOST', 1000);
 const MINUTE_S = number('MINUTE', 60);
@@ -33,11 +33,11 @@ export const options = {
 
 export function setup() {
   metrics.deliveries.add(0);
-  return { run: runName() };
+  return common();
 }
 
-export default async function stay({ run }) {
-  const client = new Client(people[(exec.vu.idInTest - 1) % people.length], run);
+export default async function stay(given) {
+  const client = new Client(people[(exec.vu.idInTest - 1) % people.length], given);
   await sleep(Math.random() * PACE_MS);
   if (!(await client.open())) {
     metrics.losses.add(1);

@@ -9,7 +9,7 @@
 import exec from 'k6/execution';
 import { check } from 'k6';
 import { metrics, now, openAll, sleep } from './client.js';
-import { TREND_STATS, number, people, runName, shareOf, thresholds } from './settings.js';
+import { TREND_STATS, common, number, people, shareOf, thresholds } from './settings.js';
 
 const VUS = Math.min(number('VUS', 10), people.length);
 const RATE = number('RATE', 10);
@@ -32,7 +32,7 @@ export const options = {
 
 export function setup() {
   metrics.deliveries.add(0);
-  return { run: runName() };
+  return common();
 }
 
 async function strike(clients) {
@@ -45,9 +45,9 @@ async function allAreBack(clients) {
   while (clients.some((client) => client.isComingBack) && now() < until) await sleep(50);
 }
 
-export default async function survive({ run }) {
+export default async function survive(given) {
   const vu = exec.vu.idInTest - 1;
-  const clients = await openAll(shareOf(exec.vu.idInTest, VUS), run);
+  const clients = await openAll(shareOf(exec.vu.idInTest, VUS), given);
   for (const client of clients) client.comesBack = true;
   const [talker, ...others] = clients;
   const stricken = strike(others);
