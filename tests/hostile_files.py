@@ -36,6 +36,14 @@ def _webp(width: int, height: int) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
+def _webp_bomb(width: int, height: int) -> bytes:
+    """A whole lossless WebP of one colour: each of its five codes has one symbol, so that no pixel takes a bit."""
+    # From the lowest: size, no alpha, version 0, no transform, no cache, no further codes; five codes of the symbol 0.
+    bits = (width - 1) | (height - 1) << 14 | 0x11111 << 35
+    body = b"WEBPVP8L" + struct.pack("<I", 9) + b"\x2f" + struct.pack("<Q", bits) + b"\0"
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
 def _jpeg(width: int, height: int) -> bytes:
     """A real JPEG whose frame header lies about its size."""
     data = bytearray(jpeg())
@@ -122,6 +130,7 @@ REFUSED: list[tuple[str, str, bytes]] = [
     ("only the head of a gif", "photo.gif", b"GIF89a"),
     ("gif with a script as its colours", "photo.gif", b"GIF89a=1;alert(1)//" + bytes(20)),
     ("webp of 16384 x 16384", "photo.webp", _webp(16_384, 16_384)),
+    ("webp of 30 bytes that is 16383 x 16383", "photo.webp", _webp_bomb(16_383, 16_383)),
     ("webp cut off", "photo.webp", picture(400, 300).webpsave_buffer()[:-200]),
     ("only the head of a webp", "photo.webp", b"RIFF\x10\0\0\0WEBPVP8 "),
     ("moving webp cut off", "photo.webp", moving(200, 200).webpsave_buffer()[:-300]),
@@ -137,6 +146,7 @@ CLEANED: list[tuple[str, str, bytes]] = [
     ("gif with a script behind it", "photo.gif", moving().gifsave_buffer() + _SCRIPT),
     ("webp with a script behind it", "photo.webp", picture().webpsave_buffer() + _SCRIPT),
     ("jpeg with a zip behind it", "photo.jpg", jpeg() + _zip(size=10).replace(b"zeros", b"<scri")),
+    ("webp of one colour in 30 bytes", "photo.webp", _webp_bomb(2500, 300)),
     ("png called html", "photo.html", png()),
     ("gif called svg", "photo.svg", moving().gifsave_buffer()),
     ("jpeg called with a path", "../../../etc/passwd", jpeg()),

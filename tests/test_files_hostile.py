@@ -77,6 +77,22 @@ async def test_what_is_not_looked_into_is_saved_and_never_shown(tmp_path: Path) 
             assert got.headers["content-security-policy"].endswith("sandbox"), case
 
 
+async def test_a_pdf_that_would_run_something_is_shown_with_leave_for_nothing(tmp_path: Path) -> None:
+    pdf = b"%PDF-1.4\n1 0 obj<</Type/Catalog/OpenAction<</S/JavaScript/JS(app.alert(1))>>>>endobj\n<script>\n%%EOF\n"
+    async with open_daemon(tmp_path) as daemon:
+        anna = await daemon.register("anna")
+        file = await uploaded(daemon, anna, pdf, "page.html")
+        assert file["url"].endswith(".pdf")
+        got = await daemon.http("GET", file["url"], token=anna.token)
+        assert got.body == pdf
+        assert got.headers["content-type"] == "application/pdf"
+        assert got.headers["x-content-type-options"] == "nosniff"
+        assert got.headers["content-disposition"] == 'inline; filename="page.html"'
+        policy = got.headers["content-security-policy"].split("; ")
+        assert policy[0] == "default-src 'none'"
+        assert not [rule for rule in policy if rule.startswith("script-src")]
+
+
 async def test_an_image_that_takes_too_long_or_too_much_memory_is_refused(tmp_path: Path) -> None:
     async with open_daemon(tmp_path, UPLOADS_IMAGE_S="0.05", UPLOADS_IMAGE_PIXELS="1000000000") as daemon:
         anna = await daemon.register("anna")
