@@ -90,11 +90,15 @@ def find_daemon(folder: Path, port: int) -> int | None:
 def _holder_of(folder: Path) -> int | None:
     """Who has the lock of a folder."""
     with suppress(OSError):
-        own = str((folder / LOCK_NAME).stat().st_ino)
+        lock = (folder / LOCK_NAME).stat()
+        device = f"{os.major(lock.st_dev):02x}:{os.minor(lock.st_dev):02x}"
         for line in (_PROC / "locks").read_text().splitlines():
-            _, kind, *_, process, place, _, _ = line.split()
-            if kind == "FLOCK" and place.rpartition(":")[2] == own:
-                return int(process)
+            _, kind, *_, number, place, _, _ = line.split()
+            process, (on, _, inode) = int(number), place.rpartition(":")
+            # Some file systems, overlays for one, give a file another device here than to stat.
+            is_here = inode == str(lock.st_ino) and process > 0 and (on == device or _is_daemon(process))
+            if kind == "FLOCK" and is_here:
+                return process
     return None
 
 
@@ -116,8 +120,10 @@ def _listeners_on(port: int) -> set[int]:
 
 
 def _is_daemon(process: int) -> bool:
-    words = (_PROC / str(process) / "cmdline").read_bytes().split(b"\0")
-    return b"serve" in words and any(word.rpartition(b"/")[2] == b"chatd" for word in words)
+    with suppress(OSError):
+        words = (_PROC / str(process) / "cmdline").read_bytes().split(b"\0")
+        return b"serve" in words and any(word.rpartition(b"/")[2] == b"chatd" for word in words)
+    return False
 
 
 def raise_file_limit() -> None:
