@@ -220,6 +220,15 @@ async def test_a_batch_that_cannot_be_stored_is_refused_whole_and_the_next_one_i
     assert await store.database.rows(SEQS, {"room_id": room_id}) == [(1, "c")]
 
 
+async def test_behind_commits_that_fail_are_smaller_ones_until_they_succeed(store: Store) -> None:
+    ada, room_id = await open_room(store)
+    store.database.outages = 3
+    async with store.open_journal(JournalOptions(max_entries=64)) as written:
+        for number in range(64 + 32 + 16 + 8 + 16 + 32 + 64):
+            append(written, str(number), post(ada, room_id))
+    assert [len(step.split()) - 1 for step in written.steps if "published" in step] == [8, 16, 32, 64]
+
+
 async def test_too_many_waiting_are_refused_with_a_time_and_those_before_are_stored(store: Store) -> None:
     ada, room_id = await open_room(store)
     async with store.open_journal(JournalOptions(max_waiting=3)) as written:

@@ -40,6 +40,8 @@ Publish = Callable[[Sequence[Event]], None]
 CONFLICT_TRIES: Final = 3
 #: What an act counts in a commit: it has statements of its own, while messages share theirs. So a commit ends in time.
 ACT_WEIGHT: Final = 50
+#: Entries that a commit may have however often the ones before have failed.
+FEWEST_ENTRIES: Final = 8
 #: Seconds that a commit may take before another one begins beside it: few large commits cost less than many small ones.
 BESIDE_AFTER_S: Final = 0.005
 
@@ -48,8 +50,9 @@ BESIDE_AFTER_S: Final = 0.005
 class JournalOptions:
     """At most `max_waiting` entries wait, at most `max_entries` are in one commit; `max_members` a room, 0 for any.
 
-    An act counts as many of them. A commit takes no further message once it has `max_characters`. At most `committers`
-    commits run at once: more than one only where the database takes several writers.
+    An act counts as many of them. A commit takes no further message once it has `max_characters`. Each that is not done
+    in time halves what the next ones may have, until they succeed again. At most `committers` commits run at once: more
+    than one only where the database takes several writers.
     """
 
     max_waiting: int = 10_000
@@ -92,6 +95,7 @@ class Journal:
         self._committing = options.committers
         self._closing = False
         self._is_failing = False
+        self._most_entries = options.max_entries
         # Ids and times never go back, even if the clock does.
         self._last_ms = 0
 
@@ -159,7 +163,7 @@ class Journal:
     def _take(self) -> list[Entry | Act]:
         """The next batch: rooms in the order in which they began to wait, each with all that fits."""
         entries: list[Entry | Act] = []
-        free, characters = self._options.max_entries, self._options.max_characters
+        free, characters = self._most_entries, self._options.max_characters
         while self._ready and free > 0 and characters > 0:
             room_id = self._ready.popleft()
             self._in_hand.add(room_id)
@@ -193,6 +197,7 @@ class Journal:
             if not self._is_failing:
                 log.warning("commit_failed", entries=len(entries), detail=out.detail)
             self._is_failing = True
+            self._most_entries = max(self._most_entries // 2, min(FEWEST_ENTRIES, self._options.max_entries))
             self._tell(entries, [out] * len(entries))
         except Exception as fault:
             is_conflict = isinstance(fault, Conflict)
@@ -209,6 +214,7 @@ class Journal:
                 self._tell(entries, [Refusal("conflict" if is_conflict else "internal", detail)])
         else:
             self._is_failing = False
+            self._most_entries = min(2 * self._most_entries, self._options.max_entries)
             if len(entries) > 1 or not (isinstance(entries[0], Act) and entries[0].head):
                 # What a canary has the journal do by itself is nobody's.
                 self._metrics.commit_seconds.observe(trio.current_time() - began)
