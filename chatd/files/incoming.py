@@ -100,10 +100,10 @@ class Arriving:
 
     async def _flush(self) -> None:
         await self._pace.wait_turn(len(self._gathered))
-        data, self._gathered = bytes(self._gathered), bytearray()
+        data, self._gathered = self._gathered, bytearray()
         await _in_thread(lambda: self._write(data), self._limiter)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytearray) -> None:
         self._hash.update(data)
         rest = memoryview(data)
         while rest:
