@@ -125,20 +125,33 @@ async def test_only_kinds_of_the_options_are_taken(tmp_path: Path) -> None:
         assert "png, pdf" in answer.json()["detail"]
 
 
-async def test_what_is_too_large_is_refused_before_it_is_sent(tmp_path: Path) -> None:
-    async with open_daemon(tmp_path, UPLOADS_MAX_BYTES="1000") as daemon:
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"UPLOADS_MAX_BYTES": "1000"}, (413, "file_rejected")),
+        ({"UPLOADS_QUOTA_BYTES": "1000"}, (409, "limit_reached")),
+        ({"LIMITS_UPLOADS_PER_HOUR": "1"}, (429, "rate_limited")),
+        ({}, (401, "unauthenticated")),
+    ],
+)
+async def test_what_would_be_refused_is_refused_before_it_is_sent(
+    tmp_path: Path, options: dict[str, str], told: tuple[int, str]
+) -> None:
+    async with open_daemon(tmp_path, limits=False, **options) as daemon:
         anna = await daemon.register("anna")
+        await uploaded(daemon, anna, b"hello")
+        token = anna.token if options else "none"
         head = (
             "POST /api/upload HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 10000000\r\n"
-            f"Content-Type: multipart/form-data; boundary=x\r\nAuthorization: Bearer {anna.token}\r\n\r\n"
+            f"Content-Type: multipart/form-data; boundary=x\r\nAuthorization: Bearer {token}\r\n\r\n"
         )
         stream = await trio.open_tcp_stream("127.0.0.1", daemon.http_port)
         async with stream:
             await stream.send_all(head.encode())
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 answer = b"".join([part async for part in stream])
-        assert answer.startswith(b"HTTP/1.1 413 ")
-        assert b"file_rejected" in answer
+        assert answer.startswith(b"HTTP/1.1 %d " % told[0])
+        assert told[1].encode() in answer
 
 
 async def test_who_may_send_is_told_to_go_on(tmp_path: Path) -> None:
