@@ -32,7 +32,7 @@ const downloadTimes = new Trend('download_ms', true);
 
 export const options = {
   scenarios: {
-    history: { executor: 'constant-vus', exec: 'history', vus: VUS, duration: `${SECONDS}s`, gracefulStop: '60s' },
+    history: { executor: 'constant-vus', exec: 'history', vus: VUS, duration: `${Math.max(1, SECONDS)}s`, gracefulStop: '60s' },
     upload: {
       executor: 'per-vu-iterations',
       exec: 'upload',
