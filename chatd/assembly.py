@@ -70,7 +70,10 @@ from chatd.upkeep import Followers, SecondLooks, new_health, open_upkeep, read_a
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
+    from chatd.bus.hub import Hub
     from chatd.bus.port import Bus, Event
+    from chatd.store.database import Database
+    from chatd.store.queries import Queries
     from chatd.wire.outbox import Outbox
 
 #: Seconds in which those who authenticate one after the other gather for one read.
@@ -118,24 +121,11 @@ async def open_chat(
         enter = stack.enter_async_context
         # Looked at before anything is made, so that a faulty one leaves nothing behind.
         checked = checked or check_start(config)
-        data_path = config.server.data_path
-        database, queries, bus = await enter(
-            open_back_ends(
-                data_path, config.database, config.bus, node_name=config.server.node_name,
-                silence_s=config.presence.offline_after_s,
-            )
-        )  # fmt: skip
-        await prepare_schema(database, queries, config.database)
-        secrets = signing_secrets(config.auth, data_path)
-        metrics, slow = metrics or Metrics(), SlowLog(config.telemetry.slow_ms)
-        database = TimedDatabase(database, metrics, slow)
-        accounts, rooms = Accounts(database, queries), Rooms(database, queries)
-        messages, facts = Messages(database, queries), Facts(database, queries)
+        metrics = metrics or Metrics()
+        database, queries, bus, hub, slow, accounts, rooms, messages, facts = await _open_base(stack, config, metrics)
+        secrets = signing_secrets(config.auth, config.server.data_path)
         epoch = await facts.get_or_add("epoch", new_id())
         lobby_id = await prepare_lobby(config.server.lobby, rooms, facts, clock)
-
-        hub_options = HubOptions(tail_events=config.messages.tail, slice_receivers=config.websocket.fanout_slice)
-        hub = await enter(open_hub(bus, hub_options, read_last_seqs=rooms.last_seqs, read_events=messages.events_after))
         bells = _Bells(*(Bell() for _ in _Bells._fields))
         options = _options_of(config)
         lag = DeliveryLag(hub, trio.current_time, metrics.delivery_seconds.observe)
@@ -222,6 +212,39 @@ async def open_chat(
             open_previews(chat, previews),
         ):
             yield chat
+
+
+class _Base(NamedTuple):
+    """What everything else is made of."""
+
+    database: Database
+    queries: Queries
+    bus: Bus
+    hub: Hub
+    slow: SlowLog
+    accounts: Accounts
+    rooms: Rooms
+    messages: Messages
+    facts: Facts
+
+
+async def _open_base(stack: AsyncExitStack, config: Config, metrics: Metrics) -> _Base:
+    database, queries, bus = await stack.enter_async_context(
+        open_back_ends(
+            config.server.data_path, config.database, config.bus, node_name=config.server.node_name,
+            silence_s=config.presence.offline_after_s,
+        )
+    )  # fmt: skip
+    await prepare_schema(database, queries, config.database)
+    slow = SlowLog(config.telemetry.slow_ms)
+    database = TimedDatabase(database, metrics, slow)
+    accounts, rooms = Accounts(database, queries), Rooms(database, queries)
+    messages, facts = Messages(database, queries), Facts(database, queries)
+    options = HubOptions(tail_events=config.messages.tail, slice_receivers=config.websocket.fanout_slice)
+    hub = await stack.enter_async_context(
+        open_hub(bus, options, read_last_seqs=rooms.last_seqs, read_events=messages.events_after)
+    )
+    return _Base(database, queries, bus, hub, slow, accounts, rooms, messages, facts)
 
 
 class _Bells(NamedTuple):
