@@ -266,6 +266,9 @@ async def test_check_beside_a_daemon_says_that_it_has_the_ports_and_that_a_stran
         ports = {"WEBSOCKET_PORT": str(daemon.websocket_port), "HTTP_PORT": str(daemon.http_port)}
         told = await check(load_config(NO_FILE, environment(tmp_path, limits=False, **ports)))
         assert told.count(f"is in use by the chatd that runs, process {daemon.process.pid}") == 2
+        # Also from the folder of another node.
+        told = await check(load_config(NO_FILE, environment(tmp_path / "other", limits=False, **ports)))
+        assert told.count(f"is in use by the chatd that runs, process {daemon.process.pid}") == 2
     with closing(socket.socket()) as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
