@@ -181,12 +181,14 @@ def failure_of(load: Load) -> str | None:
 
 
 def bottleneck(mode: str, figures: dict[str, float]) -> str:
-    """Which process had its core full in the window; "generator" makes the row a figure of the generator."""
-    if figures["generator_share"] >= BUSY:
+    """Which process had its core full in the window; "generator" makes the row a figure of the generator. A row without a
+    generator has no shares.
+    """
+    if figures.get("generator_share", 0) >= BUSY:
         return "generator"
-    if figures["server_share"] >= BUSY:
+    if figures.get("server_share", 0) >= BUSY:
         return "server"
-    if figures["load_cores_share"] >= BUSY:
+    if figures.get("load_cores_share", 0) >= BUSY:
         return "db + generator"
     return {"throughput": "waiting", "echo": "waiting", "connect": "waiting", "storm": "waiting"}.get(mode, "")
 

@@ -330,7 +330,8 @@ def test_history_is_a_row_with_a_curve(tmp_path: Path) -> None:
     (outcome,) = harness.execute([harness.Run(row, CHATD, 1)], Console(file=io.StringIO()))
     assert outcome.failure is None
     assert [size for size, _ in outcome.load["growth"]["a message sent"]] == [1000, 2000]
-    assert curves.draw_growth([outcome], tmp_path / "growth.png")
+    assert page.write(tmp_path, [outcome], goals.verdicts([outcome]), {}, "").exists()
+    assert (tmp_path / "growth.png").exists()
 
 
 def test_figures_of_a_storm_count_from_the_second_start_and_over_the_rooms() -> None:
