@@ -181,8 +181,8 @@ def failure_of(load: Load) -> str | None:
 
 
 def bottleneck(mode: str, figures: dict[str, float]) -> str:
-    """Which process had its core full in the window; "generator" makes the row a figure of the generator. A row without a
-    generator has no shares.
+    """Which process had its core full in the window; "generator" makes the row a figure of the generator. A row without
+    a generator has no shares.
     """
     if figures.get("generator_share", 0) >= BUSY:
         return "generator"

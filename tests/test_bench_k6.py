@@ -153,6 +153,14 @@ def test_every_row_of_k6_names_a_script_and_gives_it_what_it_takes() -> None:
             assert [name for name, _ in scenario.given if f"number('{name}'" not in text] == []
 
 
+def test_a_page_is_the_delivery_where_nothing_else_is() -> None:
+    times = {"p(50)": 2.0, "p(90)": 3.0, "p(99)": 4.0, "max": 5.0}
+    load = Load({"metrics": {"page_ms": times, "ack_ms": {**times, "max": 0.0}}, "window_seconds": 1.0})
+    found = k6_load.figures_of(load)
+    assert (found["p99_ms"], found["page_p99_ms"]) == (4.0, 4.0)
+    assert "ack_p99_ms" not in found, "what k6 did not measure it gives as zeros"
+
+
 def test_what_does_not_add_up_fails_and_what_is_late_does_not() -> None:
     metrics = {
         "undelivered": {"count": 3, "thresholds": {"count==0": True}},
