@@ -32,6 +32,8 @@ GATHER_BYTES: Final = 64 * 1024
 #: So much of a file waits for the disk at most: the database's commits stand behind all that does, and so does the
 #: sender, who is not to be faster than the disk.
 SYNC_BYTES: Final = 256 * 1024
+#: What a file costs beside its bytes, in the pace of all: those that would end together end one after the other.
+FILE_BYTES: Final = 512 * 1024
 #: The first bytes of a file, which its kind is judged by, and the last.
 HEAD_BYTES: Final = 4096
 TAIL_BYTES: Final = 70_000
@@ -78,6 +80,7 @@ class Arriving:
     async def finish(self) -> None:
         """Write what is left. Raises `Unavailable`."""
         await self._flush()
+        await self._pace.wait_turn(FILE_BYTES)
 
     @property
     def sha256(self) -> str:
