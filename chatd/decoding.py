@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import Any, Final, get_args
 
 import msgspec
 from msgspec import inspect
@@ -15,9 +15,6 @@ from msgspec import inspect
 from chatd.errors import Refusal, bad_fields
 from chatd.protocol import CLIENT_TYPES, MAX_ID_BYTES, ClientMessage, wire_name
 from chatd.records import encode_json
-
-if TYPE_CHECKING:
-    from collections.abc import Container
 
 _decoder: Final[msgspec.json.Decoder[ClientMessage]] = msgspec.json.Decoder(ClientMessage)
 _loose_decoder: Final = msgspec.json.Decoder(dict[str, Any])
@@ -101,7 +98,7 @@ def _explained(error: Exception, text: str) -> BadMessage:
     request_id: str | None = None
     kind, shape = "this message", None
     if isinstance(error, msgspec.DecodeError | UnicodeEncodeError) and (faults := half_pair_faults(text)):
-        return BadMessage(bad_fields(faults).detail, request_id=_usable_id(_lenient(text), faults))
+        return BadMessage(bad_fields(faults).detail, request_id=_usable_id(_lenient(text)))
     if isinstance(error, msgspec.ValidationError):
         if not text.lstrip().startswith("{"):
             return BadMessage('A message is one JSON object, such as {"type":"ping"}.', request_id=None)
@@ -116,11 +113,12 @@ def _explained(error: Exception, text: str) -> BadMessage:
     return BadMessage(_sentence(error, kind, shape=shape), request_id=request_id)
 
 
-def _usable_id(loose: dict[str, Any], faults: Container[str] = ()) -> str | None:
+def _usable_id(loose: dict[str, Any]) -> str | None:
     """The `id` of a request that is wrong, if that is none of what is wrong."""
     request_id = loose.get("id")
-    is_usable = isinstance(request_id, str) and "id" not in faults and len(request_id.encode()) <= MAX_ID_BYTES
-    return request_id if is_usable else None
+    if not isinstance(request_id, str) or _HALF.search(request_id) or len(request_id.encode()) > MAX_ID_BYTES:
+        return None
+    return request_id
 
 
 def _sentence(error: Exception, kind: str, *, shape: type | None) -> str:

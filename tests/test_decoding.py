@@ -106,6 +106,8 @@ def test_faulty_message_keeps_its_id_where_it_can_be_read() -> None:
     assert fault('{"type":"ping","id":"7"').request_id is None
     assert fault('{"type":"send_message","id":"7","roomId":"r","content":"\\ud800"}').request_id == "7"
     assert fault('{"type":"ping","id":"\\ud800"}').request_id is None
+    # More is wrong than is named.
+    assert fault(json.dumps(dict.fromkeys("abcde", "\ud83d") | {"id": "\ud83d"})).request_id is None
     assert fault('{"type":"ping","id":"é' + "x" * 63 + '"}').request_id is None
 
 

@@ -181,6 +181,7 @@ async def test_faulty_messages_are_answered_and_the_connection_stays(daemon: Dae
         '{"type":"shout"}': ("`shout`", "bad_message"),
         '{"type":"ping","colour":1}': ("`colour`", "bad_message"),
         '{"type":"join_room"}': ("`roomId`", "bad_message"),
+        json.dumps(dict.fromkeys("abcde", "\ud83d") | {"id": "\ud83d"}): ("surrogate pair", "bad_message"),
         json.dumps(sent | {"content": "x" * 10_001}): ("10001", "content_too_long"),
         json.dumps(sent | {"content": " \n"}): ("`content`", "bad_message"),
         json.dumps(sent | {"content": "\x00"}): ("`content`", "bad_message"),
