@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import ssl
 import urllib.parse
-import urllib.request
+from contextlib import closing
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -46,20 +48,27 @@ async def is_member_online(chat: Chat, options: HttpOptions, data_path: Path, ac
 
 def _ask(options: HttpOptions, user_id: str, room_id: str, token: str) -> bool:
     """What the daemon says; False where it does not answer, for that is no reason not to go on."""
-    host = ANYWHERE.get(options.host, options.host)
-    place = f"[{host}]:{options.port}" if ":" in host else f"{host}:{options.port}"
     # In the order of the ids there is nobody between the start of one and the whole of it but its neighbours.
     query = urllib.parse.urlencode({"after": user_id[:-1], "limit": 20})
-    scheme, context = "http", None
-    if options.tls_cert:
-        # Whatever its name, it is to have the certificate of this configuration.
-        scheme, context = "https", ssl.create_default_context(cafile=options.tls_cert)
-        context.check_hostname = False
-    url = f"{scheme}://{place}/api/rooms/{room_id}/members?{query}"
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})  # noqa: S310 - http or https
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=context) as answer:  # noqa: S310 - the same
-            members = json.load(answer)["members"]
-    except (OSError, ValueError):
+        with closing(_connection(options)) as connection:
+            connection.request(
+                "GET", f"/api/rooms/{room_id}/members?{query}", headers={"Authorization": f"Bearer {token}"}
+            )
+            answer = connection.getresponse()
+            members = json.load(answer)["members"] if answer.status == HTTPStatus.OK else []
+    except (OSError, ValueError, HTTPException):
         return False
     return any(member["userId"] == user_id and member["online"] for member in members)
+
+
+def _connection(options: HttpOptions) -> HTTPConnection:
+    """To the daemon itself, whatever proxy the environment names: the token is for nobody else."""
+    host = ANYWHERE.get(options.host, options.host)
+    if not options.tls_cert:
+        return HTTPConnection(host, options.port, timeout=TIMEOUT_S)
+    # Whatever its name and whoever has signed it, it is to have the certificate of this configuration.
+    context = ssl.create_default_context(cafile=options.tls_cert)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return HTTPSConnection(host, options.port, timeout=TIMEOUT_S, context=context)

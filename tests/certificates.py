@@ -26,11 +26,14 @@ class Made(NamedTuple):
         return {f"{table}_TLS_{name}": path for table in tables for name, path in files.items()}
 
 
-def make_certificate(folder: Path, name: str = "certificate", *, passphrase: str = "") -> Made:
-    """A certificate that signs itself, good for two days."""
+def make_certificate(
+    folder: Path, name: str = "certificate", *, passphrase: str = "", signer: Made | None = None
+) -> Made:
+    """A certificate that signs itself, or that another one has signed, good for two days."""
     made = Made(folder / f"{name}.pem", folder / f"{name}.key")
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
     command += ["-passout", f"pass:{passphrase}"] if passphrase else ["-nodes"]
     command += ["-days", "2", "-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    command += ["-CA", str(signer.cert), "-CAkey", str(signer.key)] if signer is not None else []
     subprocess.run([*command, "-keyout", str(made.key), "-out", str(made.cert)], check=True, capture_output=True)
     return made

@@ -15,6 +15,7 @@ import pytest
 import trio
 from trio_websocket import open_websocket_url
 
+from chatd.administration import create_room, remove_member
 from chatd.config import ConfigError
 from chatd.configfile import load_config
 from chatd.tls import Certificate, TlsSocket, TlsStream
@@ -342,3 +343,19 @@ async def test_failing_handshake_leaves_no_socket_open(tmp_path: Path, made: Mad
                 assert b"HTTP" not in await rest_of(stream)
     # A socket that is left open is a warning, and warnings are errors.
     gc.collect()
+
+
+async def test_shell_asks_the_daemon_for_who_is_online_whoever_has_signed_its_certificate(tmp_path: Path) -> None:
+    authority = make_certificate(tmp_path, "authority")
+    signed = make_certificate(tmp_path, "signed", signer=authority)
+    options = signed.options("HTTP")
+    async with open_daemon(tmp_path / "data", **options) as daemon:
+        places = options | {"HTTP_PORT": str(daemon.http_port)}
+        config = load_config(NO_FILE, environment(tmp_path / "data", limits=False, **places))
+        room_id = await create_room(config, "tea", kind="public", owner=None)
+        ada, bob = [await register(daemon, authority, name) for name in ("ada", "bob")]
+        async with daemon.connect(ada) as one, daemon.connect(bob) as other:
+            for client in (one, other):
+                assert (await client.ask(type="join_room", roomId=room_id))["type"] == "room_history"
+            await remove_member(config, "tea", "bob", reason="kicked")
+            assert (await one.wait_for("user_left", within_s=30))["online"] is True
