@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from chatd.bus.port import Event
     from chatd.store.accounts import Account
-    from chatd.store.database import Params, Row
+    from chatd.store.database import Params, Row, Transaction
     from chatd.store.search import Found
     from chatd.store.search_index import SearchIndex
     from tests.stores import Written
@@ -312,6 +312,29 @@ async def test_long_messages_come_into_the_index_few_at_a_time_and_each_once(
             assert len(await indexed.find(ada, "number", room_id=room)) == 9
         table = {"sqlite": "search_index", "postgres": "search_messages"}[store.database.dialect]
         assert await indexed.rows(f"SELECT COUNT(*) FROM {table}") == [(27,)]
+
+
+async def test_long_messages_that_were_changed_come_into_the_index_few_at_a_time_and_each_once(
+    indexed: Indexed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_index_module, "CHANGES_LENGTH", 2500)
+    ada = await indexed.store.add_user("ada")
+    room = await indexed.store.add_room(ada)
+    await indexed.write(ada, room, *(f"number {n} " + "x" * (3000 if n == 4 else 700) for n in range(9)))
+    await indexed.follow()
+    added: list[int] = []
+    add = indexed.index._add
+
+    async def note(tx: Transaction, entries: Sequence[Sequence[object]]) -> None:
+        added.append(len(entries))
+        await add(tx, entries)
+
+    monkeypatch.setattr(indexed.index, "_add", note)
+    await indexed.change("UPDATE messages SET content = REPLACE(content, 'number', 'figure'), edited_at = 1")
+    await indexed.follow()
+    assert (sum(added), max(added)) == (9, 3)
+    assert len(await indexed.find(ada, "figure", room_id=room)) == 9
+    assert await indexed.find(ada, "number", room_id=room) == []
 
 
 def test_signs_stand_between_words_and_marks_belong_to_them() -> None:

@@ -37,8 +37,9 @@ _FOLLOWED: Final = frozenset({"new_message", "message_edited", "message_deleted"
 BATCH: Final = 100
 #: Characters after which a transaction adds no more messages: long ones would hold up the journal for seconds.
 BATCH_LENGTH: Final = 200_000
-#: Changed messages that one transaction reads again: their words are made while it lasts.
+#: Changed messages that one transaction reads again, and their characters: their words are made while it lasts.
 CHANGES: Final = 50
+CHANGES_LENGTH: Final = 20_000
 #: Seconds of making words after which others have their turn.
 SLICE_S: Final = 0.001
 ROOMS_AT_ONCE: Final = 200
@@ -175,7 +176,7 @@ class SearchIndex:
         return await self._database.transaction(lambda tx: self._write(tx, batch, entries))
 
     async def _entries(self, messages: Sequence[Row]) -> list[list[object]]:
-        """Messages with their words: what takes long is done in slices, before anybody has to wait for it.
+        """Messages with their words: what takes long is done in slices, where it can before anybody has to wait for it.
 
         On the loop, not in the database's thread: there it would hold the interpreter for 5 ms at a time.
         """
@@ -206,7 +207,7 @@ class SearchIndex:
                 unfinished.add(room_id)
         unread: Params = {"stretches": _json(stretches)}
         messages = sorted(await tx.rows(self._queries["search.unread"], unread))
-        if (count := _count_within(messages, BATCH_LENGTH)) < len(messages):
+        if (count := _count_within([message[4] for message in messages], BATCH_LENGTH)) < len(messages):
             first_left = messages[count][:2]
             unfinished |= {stretch.room_id for stretch in stretches if (stretch.number, stretch.until) >= first_left}
             stretches = [cut for stretch in stretches if (cut := stretch.before(*first_left)).until > cut.after]
@@ -232,19 +233,20 @@ class SearchIndex:
             read = sum(stretch.until - stretch.after for stretch in stretches)
             lost = {stretch.room_id for stretch in batch.stretches if stretch.number not in numbers}
             done = [room_id for room_id in batch.done if room_id not in lost]
-        changed = await self._read_changes(tx)
-        return _Round(read + changed, done, has_more=changed == CHANGES or bool(batch.new_rooms))
+        changed, has_more = await self._read_changes(tx)
+        return _Round(read + changed, done, has_more=has_more or bool(batch.new_rooms))
 
-    async def _read_changes(self, tx: Transaction) -> int:
-        """Read again what has changed and is in the index; the number of changes."""
-        changes = await tx.rows(self._queries["search.changed"], {"limit": CHANGES})
+    async def _read_changes(self, tx: Transaction) -> tuple[int, bool]:
+        """Read again what has changed and is in the index; the number of changes, and whether there may be more."""
+        found = await tx.rows(self._queries["search.changed"], {"limit": CHANGES})
+        changes = found[: _count_within([change[6] for change in found], CHANGES_LENGTH)]
         if changes:
             places: Params = {"places": _json([(change[2], change[3]) for change in changes])}
             await tx.run(self._queries["search.remove"], places)
-            await self._add(tx, [self._entry(row) for _, deleted_at, *row in changes if deleted_at is None])
+            await self._add(tx, await self._entries([change[2:] for change in changes if change[1] is None]))
             done: Params = {"places": _json([(change[0], change[3]) for change in changes])}
             await tx.run(self._queries["search.forget_changes"], done)
-        return len(changes)
+        return len(changes), len(found) == CHANGES or len(changes) < len(found)
 
     async def _add(self, tx: Transaction, entries: Sequence[Sequence[Any]]) -> None:
         # In the order of the index, which makes parts of what is not in order.
@@ -258,13 +260,13 @@ class SearchIndex:
         )
 
 
-def _count_within(messages: Sequence[Row], length: int) -> int:
-    """How many of the first messages have so many characters together; one at least."""
-    for count, message in enumerate(messages):
-        length -= len(message[4])
+def _count_within(texts: Sequence[str], length: int) -> int:
+    """How many of the first texts have so many characters together; one at least."""
+    for count, text in enumerate(texts):
+        length -= len(text)
         if length < 0:
             return max(count, 1)
-    return len(messages)
+    return len(texts)
 
 
 def _json(rows: object) -> str:
