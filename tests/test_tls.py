@@ -349,7 +349,7 @@ async def test_shell_asks_the_daemon_for_who_is_online_whoever_has_signed_its_ce
     authority = make_certificate(tmp_path, "authority")
     signed = make_certificate(tmp_path, "signed", signer=authority)
     options = signed.options("HTTP")
-    async with open_daemon(tmp_path / "data", **options) as daemon:
+    async with open_daemon(tmp_path / "data", limits=False, **options) as daemon:
         places = options | {"HTTP_PORT": str(daemon.http_port)}
         config = load_config(NO_FILE, environment(tmp_path / "data", limits=False, **places))
         room_id = await create_room(config, "tea", kind="public", owner=None)
