@@ -92,6 +92,23 @@ def steady_by_connections() -> Iterator[Scenario]:
         )
 
 
+def steady_by_rate() -> Iterator[Scenario]:
+    """The headline with ever more messages, so that the rate from which they are late is seen; the last is tenfold."""
+    for times in (2, 4, 7, 10):
+        is_last = times == 10
+        yield Scenario(
+            "steady-tenfold" if is_last else f"steady-times-{times}",
+            f"10 000 connections, {spaced(1000 * times)} messages/s, rooms of 10",
+            "steady",
+            connections=10_000,
+            room_size=10,
+            servers=(CHATD, ONE_NODE, NODE, WEBSOCKETS),
+            short=(CHATD,) if is_last else (),
+            curve="rate",
+            rate=1000 * times,
+        )
+
+
 SCENARIOS = (
     Scenario(
         "echo",
@@ -113,16 +130,7 @@ SCENARIOS = (
         connections=10_000,
         room_size=100,
     ),
-    Scenario(
-        "steady-tenfold",
-        "10 000 connections, 10 000 messages/s, rooms of 10",
-        "steady",
-        connections=10_000,
-        room_size=10,
-        servers=(CHATD, ONE_NODE, NODE, WEBSOCKETS),
-        short=(CHATD,),
-        rate=10_000,
-    ),
+    *steady_by_rate(),
     Scenario(
         "steady-nodes",
         "5 000 connections, 1 000 messages/s, rooms of 10, over nodes",
