@@ -30,6 +30,10 @@ RUN: Final = ExitStack()
 #: initdb and postgres refuse root; Debian's package makes this user.
 SUPERUSER: Final = "postgres"
 START_S: Final = 30.0
+#: What a server is told that may lose everything in a crash: it writes, and keeps of its log, as little as it can.
+FORGETFUL: Final = (
+    "fsync=off", "full_page_writes=off", "wal_level=minimal", "max_wal_senders=0", "max_wal_size=128MB",
+)  # fmt: skip
 
 
 @dataclass
@@ -154,8 +158,12 @@ def open_postgres(
             cwd="/", check=True, capture_output=True,
         )  # fmt: skip
         # Shared memory in its folder, which goes with it: of a server that is killed other kinds would stay behind.
-        settings = ["listen_addresses=", f"fsync={'on' if is_durable else 'off'}", "dynamic_shared_memory_type=mmap"]
-        settings += options
+        settings = [
+            "listen_addresses=",
+            "dynamic_shared_memory_type=mmap",
+            *([] if is_durable else FORGETFUL),
+            *options,
+        ]
         command = [str(programs / "postgres"), "-D", str(folder / "data"), "-k", str(folder)]
         command += [part for setting in settings for part in ("-c", setting)]
         ready = [
