@@ -21,7 +21,7 @@ from chatd.identity.credentials import find_signing_secrets
 from chatd.ids import new_id
 from chatd.process import find_daemon, have_daemon_look
 from chatd.records import format_time
-from chatd.sockets import bind
+from chatd.sockets import reserve
 from chatd.store.accounts import NewPassword
 from chatd.store.migrations import migrate, read_migrations, read_state
 from chatd.store.rooms import NewRoom
@@ -60,7 +60,7 @@ async def check(config: Config) -> str:
 def _state_of_port(table: str, options: WebSocketOptions | HttpOptions, data_path: Path) -> str:
     """Raises `StartFault` where anybody has it but a chatd that runs, beside which one may check."""
     try:
-        for sock in bind(table, options.host, options.port, reuse_port=options.reuse_port):
+        for sock in reserve(table, options.host, options.port, reuse_port=options.reuse_port):
             sock.close()
     except StartFault:
         process = find_daemon(data_path, options.port)

@@ -22,6 +22,19 @@ BACKLOG: Final = 4096
 
 def bind(table: str, host: str, port: int, *, reuse_port: bool = False) -> list[socket.socket]:
     """Listening, non-blocking sockets for a host. Raises `StartFault` that names the table of the option."""
+    sockets = reserve(table, host, port, reuse_port=reuse_port)
+    try:
+        for sock in sockets:
+            sock.listen(BACKLOG)
+    except OSError as error:
+        for sock in sockets:
+            sock.close()
+        raise _cannot_listen(table, host, port, error) from error
+    return sockets
+
+
+def reserve(table: str, host: str, port: int, *, reuse_port: bool = False) -> list[socket.socket]:
+    """The same not listening yet: of those who connect to a port that is shared the kernel sends nobody to them."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
@@ -36,17 +49,20 @@ def bind(table: str, host: str, port: int, *, reuse_port: bool = False) -> list[
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:
             sock.bind(address)
-            sock.listen(BACKLOG)
         except OSError as error:
             for opened in (sock, *sockets):
                 opened.close()
-            raise StartFault(
-                f"[{table}] port: cannot listen on {host}:{port} ({os.strerror(error.errno or 0)}); "
-                "stop what uses it or choose another port."
-            ) from error
+            raise _cannot_listen(table, host, port, error) from error
         sock.setblocking(False)
         sockets.append(sock)
     return sockets
+
+
+def _cannot_listen(table: str, host: str, port: int, error: OSError) -> StartFault:
+    return StartFault(
+        f"[{table}] port: cannot listen on {host}:{port} ({os.strerror(error.errno or 0)}); "
+        "stop what uses it or choose another port."
+    )
 
 
 @contextmanager

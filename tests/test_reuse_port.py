@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from contextlib import AsyncExitStack, asynccontextmanager
+import socket
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
 
+from chatd.sockets import bind, reserve
 from tests.daemon import Distributed, Process, start_process
 from tests.nginx import free_port
 
@@ -74,3 +76,15 @@ async def test_two_daemons_share_an_http_port(tmp_path: Path) -> None:
     async with start_two(tmp_path, HTTP_PORT=port, HTTP_REUSE_PORT="true") as (node, _):
         starts = {await number(node, "chatd_process_start_time_seconds") for _ in range(CLIENTS)}
         assert len(starts) == 2
+
+
+def test_looking_whether_a_shared_port_can_be_had_takes_nobody_from_those_who_have_it() -> None:
+    with ExitStack() as stack:
+        [listener] = map(stack.enter_context, bind("http", "127.0.0.1", 0, reuse_port=True))
+        listener.settimeout(30)
+        host, port = listener.getsockname()
+        list(map(stack.enter_context, reserve("http", host, port, reuse_port=True)))
+        for _ in range(CLIENTS):
+            stack.enter_context(socket.create_connection((host, port)))
+        for _ in range(CLIENTS):
+            stack.enter_context(listener.accept()[0])
