@@ -188,6 +188,8 @@ async def create_room(config: Config, name: str, *, kind: Literal["public", "pri
         await chat.rooms.add(room, owner_id=owner_id, member_ids=(), now_ms=chat.clock())
         if owner_id is not None:
             chat.bus.announce(Notice("member_joined", owner_id, room.id, seq=0, role="owner"))
+            # Nodes have heard of it by the bus.
+            have_daemon_look(config.server.data_path)
         chat.audit.note("room_created", user="", room=room.id, kind=kind)
         return room.id
 

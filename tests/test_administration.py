@@ -201,6 +201,17 @@ async def test_who_is_kicked_from_the_shell_is_said_to_be_online_by_the_daemon_t
     await remove_member(config, "tea", "ada", reason="kicked")
 
 
+async def test_owner_of_a_room_that_the_shell_makes_hears_it_on_a_connection_that_is_open(tmp_path: Path) -> None:
+    async with open_daemon(tmp_path) as daemon:
+        bob = await daemon.register("bob")
+        async with daemon.connect(bob) as client:
+            config = load_config(NO_FILE, environment(tmp_path))
+            room_id = await create_room(config, "club", kind="private", owner="bob")
+            path = f"/api/rooms/{room_id}/messages"
+            assert (await daemon.http("POST", path, b'{"content":"x"}', token=bob.token)).status == 201
+            assert (await client.wait_for("new_message", within_s=30))["message"]["roomId"] == room_id
+
+
 async def test_ban_is_lifted_from_the_shell(tmp_path: Path) -> None:
     config = load_config(None, environment(tmp_path))
     async with open_daemon(tmp_path) as daemon:
