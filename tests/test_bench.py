@@ -209,24 +209,27 @@ def test_a_server_that_cannot_start_fails_its_own_run_only(monkeypatch: pytest.M
     assert [outcome.failure for outcome in outcomes] == ["it has no legs", None]
 
 
-@pytest.mark.parametrize("peer", [SOCKET_IO, WEBSOCKETS, FASTAPI])
-def test_peer_delivers_everything_once(peer: str) -> None:
+def run_peer(peer: str, *, pictures: Path | None = None) -> Outcome:
+    """A short real run of a peer."""
     assert SERVERS[peer].lacks() is None
     row = replace(shortened(scenario_named("rooms-of-10")), connections=20, seconds=0.3, warmup_s=0.1)
-    (outcome,) = harness.execute([harness.Run(row, peer, 1)], Console(file=io.StringIO()))
+    (outcome,) = harness.execute([harness.Run(row, peer, 1)], Console(file=io.StringIO()), pictures=pictures)
+    return outcome
+
+
+@pytest.mark.parametrize("peer", [SOCKET_IO, FASTAPI])
+def test_peer_delivers_everything_once(peer: str) -> None:
+    outcome = run_peer(peer)
     assert outcome.failure is None
     said = outcome.load["report"]
     assert said["delivered"] == said["acknowledged"] * 10 > 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's py-spy may look into a process that it has not started")
-def test_profile_is_a_flame_graph_of_the_window(tmp_path: Path) -> None:
-    row = replace(shortened(scenario_named("rooms-of-10")), connections=20)
-    plan = [harness.Run(row, CHATD, 1)]
-    (outcome,) = harness.execute(plan, Console(file=io.StringIO()), pictures=tmp_path)
-    assert outcome.failure is None
-    assert [path.name for path in tmp_path.iterdir()] == ["rooms-of-10-chatd-1.svg"]
-    assert "<svg" in (tmp_path / "rooms-of-10-chatd-1.svg").read_text()
+def test_profile_is_a_flame_graph_of_a_run_that_adds_up(tmp_path: Path) -> None:
+    assert run_peer(WEBSOCKETS, pictures=tmp_path).failure is None
+    assert [path.name for path in tmp_path.iterdir()] == ["rooms-of-10-websockets-1.svg"]
+    assert "<svg" in (tmp_path / "rooms-of-10-websockets-1.svg").read_text()
 
 
 def test_peers_that_are_not_there_are_skipped_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
