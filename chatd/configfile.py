@@ -152,7 +152,7 @@ class _Places:
         self._path = path
         self._lines: dict[tuple[str, str], int] = {}
         table = ""
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(text.split("\n"), 1):
             if header := _HEADER.match(line):
                 table = header[1]
                 self._lines.setdefault((table, ""), number)

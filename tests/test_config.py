@@ -234,6 +234,7 @@ def test_what_is_wrong_in_the_file_is_named_in_one_sentence(
     [
         ("# A comment.\n[http]\nhost = '::1'\nport = 65536", "chatd.toml:4: [http] port: "),
         ("[http]\n  prot = 1", "chatd.toml:2: [http] prot: "),
+        ("# A\u2028line\x85to others\n[http]\nprot = 1", "chatd.toml:3: [http] prot: "),
         ("[auth]\n[server.features]\n\nsearsh = true", "chatd.toml:4: [server.features] searsh: "),
         ("\n[ htpp ]\nport = 1", "chatd.toml:2: [htpp]: "),
         ("\nport = 1", "chatd.toml:2: port: "),
