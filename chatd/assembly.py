@@ -292,6 +292,7 @@ def _options_of(config: Config) -> Options:
 def _journal_options(config: Config) -> JournalOptions:
     return JournalOptions(
         max_waiting=config.database.journal_max_waiting,
+        space_s=config.database.journal_space_s,
         max_entries=config.database.commit_max_entries,
         max_characters=config.database.commit_max_characters,
         max_members=config.limits.members_per_room,

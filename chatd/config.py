@@ -147,6 +147,7 @@ class DatabaseOptions(Struct, frozen=True, kw_only=True):
     migrate: bool = False
     readers: Annotated[int, Meta(ge=1, le=64)] = 2
     journal_max_waiting: Positive = 10_000
+    journal_space_s: Seconds = 5
     commit_max_entries: Positive = 500
     commit_max_characters: Positive = 500_000
 

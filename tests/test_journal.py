@@ -245,6 +245,39 @@ async def test_too_many_waiting_are_refused_with_a_time_and_those_before_are_sto
     assert "one too many" not in written.outcomes
 
 
+async def test_who_finds_no_space_waits_for_it_and_is_refused_after_a_while(store: Store) -> None:
+    ada, room_id = await open_room(store)
+    done: list[str] = []
+
+    async def write(content: str) -> None:
+        try:
+            await written.journal.write(post(ada, room_id, content))
+        except Refusal as refusal:
+            done.append(f"{content}: {refusal.code}")
+        else:
+            done.append(content)
+
+    async with (
+        store.open_journal(JournalOptions(max_waiting=2, space_s=0.2)) as written,
+        trio.open_nursery() as nursery,
+    ):
+        store.database.shut()
+        # one is in the commit that does not end, two wait for the next, two find no space
+        for content in "abcde":
+            nursery.start_soon(write, content)
+            await trio.testing.wait_all_tasks_blocked()
+        while len(done) < 2:  # noqa: ASYNC110 - time has to pass
+            await trio.sleep(0.01)
+        assert sorted(done) == ["d: overloaded", "e: overloaded"]
+        for content in "fghi":
+            nursery.start_soon(write, content)
+            await trio.testing.wait_all_tasks_blocked()
+        store.database.open()
+    assert sorted(done[2:]) == list("abcfghi")
+    stored = await store.database.rows(SEQS, {"room_id": room_id})
+    assert sorted(content for _, content in stored) == list("abcfghi")
+
+
 async def test_closing_commits_what_waits_and_takes_nothing_more(store: Store) -> None:
     ada, room_id = await open_room(store)
     async with store.open_journal() as written:

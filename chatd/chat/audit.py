@@ -38,7 +38,6 @@ Action: TypeAlias = Literal[
 _REFUSED: Final[dict[ErrorCode, Action]] = {
     "rate_limited": "limited",
     "limit_reached": "limited",
-    "overloaded": "limited",
     "forbidden": "forbidden",
     "muted": "forbidden",
     "not_a_member": "forbidden",

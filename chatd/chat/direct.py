@@ -77,6 +77,7 @@ async def send_dm(chat: Chat, session: Session, message: SendDm) -> None:
         # The notice of it is still on its way here; what the other one wrote first is to be heard as well.
         await chat.hub.activate([post.room_id])
         chat.sessions.heed(Notice("member_joined", user_id, post.room_id, seq=0, role="member"))
+    await chat.journal.wait_for_space()
     chat.journal.append(post)
     session.pending += 1
 

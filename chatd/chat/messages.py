@@ -114,6 +114,7 @@ async def send_message(chat: Chat, session: Session, message: SendMessage) -> No
         Acknowledgement(chat, session, message),
     )
     # The membership may have ended while the message was checked; the journal sees to that.
+    await chat.journal.wait_for_space()
     chat.journal.append(post)
     session.pending += 1
 

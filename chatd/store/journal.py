@@ -50,12 +50,13 @@ BESIDE_AFTER_S: Final = 0.005
 class JournalOptions:
     """At most `max_waiting` entries wait, at most `max_entries` are in one commit; `max_members` a room, 0 for any.
 
-    An act counts as many of them. A commit takes no further message once it has `max_characters`. Each that is not done
-    in time halves what the next ones may have, until they succeed again. At most `committers` commits run at once: more
-    than one only where the database takes several writers.
+    Who would add one too many waits `space_s` for space. An act counts as many of them. A commit takes no further
+    message once it has `max_characters`. Each that is not done in time halves what the next ones may have, until they
+    succeed again. At most `committers` run at once: more than one only where the database takes several writers.
     """
 
     max_waiting: int = 10_000
+    space_s: float = 5.0
     max_entries: int = 500
     max_characters: int = 500_000
     max_members: int = 0
@@ -85,6 +86,7 @@ class Journal:
         # What waits, by room; the rooms of it that no commit has in hand, and those that one has.
         self._waiting: dict[str, deque[Entry | Act]] = {}
         self._waiting_count = 0
+        self._without_space = trio.lowlevel.ParkingLot()
         self._ready: deque[str] = deque()
         self._in_hand: set[str] = set()
         self._arrived = trio.Event()
@@ -99,6 +101,19 @@ class Journal:
         # Ids and times never go back, even if the clock does.
         self._last_ms = 0
 
+    async def wait_for_space(self) -> None:
+        """Wait until one more may be appended, but not for longer than `space_s`.
+
+        A connection that waits here is not read: so those who send too much are slowed down before any is refused.
+        """
+        if self._is_full() and not self._closing:
+            with trio.move_on_after(self._options.space_s):
+                while self._is_full() and not self._closing:
+                    await self._without_space.park()
+
+    def _is_full(self) -> bool:
+        return self._waiting_count >= self._options.max_waiting
+
     def append(self, entry: Entry | Act) -> None:
         """Queue an entry; `entry.settle` is called once with what became of it.
 
@@ -107,7 +122,7 @@ class Journal:
         """
         if self._closing:
             raise Unavailable("The server is stopping; reconnect in a moment and send it again.")
-        if self._waiting_count >= self._options.max_waiting:
+        if self._is_full() and not _is_own(entry):
             raise Refusal("overloaded", "Too much is waiting to be stored; try again.", retry_after_ms=1000)
         self._waiting_count += 1
         room_id = entry.room_id
@@ -130,6 +145,7 @@ class Journal:
             settled.set()
 
         entry.settle = settle
+        await self.wait_for_space()
         self.append(entry)
         await settled.wait()
         if isinstance(outcomes[0], Refusal):
@@ -177,6 +193,8 @@ class Journal:
             if not waiting:
                 del self._waiting[room_id]
         self._waiting_count -= len(entries)
+        if self._without_space and not self._is_full():
+            self._without_space.unpark(count=self._options.max_waiting - self._waiting_count)
         return entries
 
     def _give_back(self, room_ids: Iterable[str]) -> None:
@@ -215,8 +233,7 @@ class Journal:
         else:
             self._is_failing = False
             self._most_entries = min(2 * self._most_entries, self._options.max_entries)
-            if len(entries) > 1 or not (isinstance(entries[0], Act) and entries[0].head):
-                # What a canary has the journal do by itself is nobody's.
+            if len(entries) > 1 or not _is_own(entries[0]):
                 self._metrics.commit_seconds.observe(trio.current_time() - began)
                 self._metrics.commit_entries.observe(len(entries))
                 self._metrics.commits.inc()
@@ -258,6 +275,11 @@ class Journal:
         return self._last_ms
 
 
+def _is_own(entry: Entry | Act) -> bool:
+    """Whether it is the canary's: nobody's, and to get through also where too much waits."""
+    return isinstance(entry, Act) and entry.head is not None
+
+
 @asynccontextmanager
 async def open_journal(
     database: Database,
@@ -281,4 +303,5 @@ async def open_journal(
             yield journal
         finally:
             journal._closing = True
+            journal._without_space.unpark_all()
             journal._arrived.set()
