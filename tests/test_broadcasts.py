@@ -127,6 +127,19 @@ async def test_one_event_for_a_crowd_is_served_in_parts_to_those_who_listen_then
     assert near.got == ["before", "one", "two", "after"]
 
 
+async def test_rooms_that_are_a_crowd_together_are_served_in_parts(
+    rooms: dict[str, ActiveRoom], broadcasts: Broadcasts
+) -> None:
+    in_both = [listener(rooms, f"user {number}", "a", "b") for number in range(PART_RECEIVERS // 2)]
+    others = [listener(rooms, f"other {number}", "b") for number in range(5 * PART_RECEIVERS // 2)]
+    broadcasts.queue([Broadcast(["a", "b"], b"{one}")])
+    while not in_both[0].got:
+        await trio.lowlevel.checkpoint()
+    assert others[-1].got == []
+    await wait_all_tasks_blocked()
+    assert {(*receiver.got,) for receiver in in_both + others} == {("one",)}
+
+
 async def test_past_the_bound_the_newest_are_dropped(rooms: dict[str, ActiveRoom], broadcasts: Broadcasts) -> None:
     ada = listener(rooms, "ada", "a")
     broadcasts.queue([Broadcast(["a"], b"{%d}" % number) for number in range(MAX_WAITING - 1)])

@@ -64,13 +64,12 @@ class Broadcasts:
         frames_of: dict[Outbox, list[bytes]] = {}
         count = 0
         while self._waiting and count < PART_RECEIVERS:
-            broadcast = self._waiting[0]
-            if self._is_for_a_crowd(broadcast):
+            receivers = self._receivers(self._waiting[0])
+            if len(receivers) > PART_RECEIVERS:
                 if not count:
                     self._serving = self._serve_crowd(self._waiting.popleft())
                 break
-            self._waiting.popleft()
-            receivers = self._receivers(broadcast)
+            broadcast = self._waiting.popleft()
             frame = text_frame(broadcast.body)
             for receiver, outbox in receivers.items():
                 if receiver.user_id != broadcast.about:
@@ -88,19 +87,14 @@ class Broadcasts:
             receivers |= {device: device.outbox for device in self.devices_of(user_id)}
         return receivers
 
-    def _is_for_a_crowd(self, broadcast: Broadcast) -> bool:
-        """A room alone has more listeners than are served in a part."""
-        rooms = [self._rooms[room_id] for room_id in broadcast.room_ids if room_id in self._rooms]
-        return any(len(room.listeners) > PART_RECEIVERS for room in rooms)
-
     def _serve_crowd(self, broadcast: Broadcast) -> Iterator[None]:
         """One part after the other, each to those of it who listen then."""
         frame = text_frame(broadcast.body)
-        crowd = list(self._receivers(broadcast).items())
+        crowd = list(self._receivers(broadcast))
         for start in range(0, len(crowd), PART_RECEIVERS):
-            rooms = [self._rooms[room_id] for room_id in broadcast.room_ids if room_id in self._rooms]
-            for receiver, outbox in crowd[start : start + PART_RECEIVERS]:
-                listens = receiver.user_id in broadcast.to or any(receiver in room.listeners for room in rooms)
-                if listens and receiver.user_id != broadcast.about:
+            listening = self._receivers(broadcast)
+            for receiver in crowd[start : start + PART_RECEIVERS]:
+                outbox = listening.get(receiver)
+                if outbox is not None and receiver.user_id != broadcast.about:
                     outbox.put_ephemeral(frame)
             yield
