@@ -62,7 +62,9 @@ class Writer:
         self._tell_dropped()
         events = self._audit.take(self._most)
         try:
-            await self._trail.add(events)
+            # What was taken is written or put back, also where all this ends meanwhile.
+            with trio.CancelScope(shield=True):
+                await self._trail.add(events)
         except Refusal as refusal:
             self._audit.put_back(events)
             if not self._is_failing:

@@ -136,7 +136,7 @@ class Journal:
             self._arrived.set()
 
     async def write(self, entry: Entry | Act) -> Stored:
-        """Append an entry and wait for what becomes of it. Cancelling does not take it back."""
+        """Append an entry once there is space, and wait for what becomes of it: cancelling does not take it back."""
         settled = trio.Event()
         outcomes: list[Outcome] = []
 
