@@ -6,7 +6,7 @@ import sqlite3
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import trio
@@ -284,6 +284,29 @@ async def test_an_outage_delays_the_index_and_loses_nothing(indexed: Indexed) ->
     assert await indexed.texts(ada, "hello") == ["hello"]
 
 
+async def test_a_defect_of_the_index_is_logged_and_ends_nothing_else(
+    indexed: Indexed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_index_module, "LOOK_S", 0.02)
+    ada = await indexed.store.add_user("ada")
+    room = await indexed.store.add_room(ada)
+    with monkeypatch.context() as defect:
+        entry_of = search_index_module.entry_of
+        calls = []
+
+        def fail_at_first(*args: Any, **fields: Any) -> list[object]:
+            calls.append(args)
+            if len(calls) == 1:
+                raise ZeroDivisionError
+            return entry_of(*args, **fields)
+
+        defect.setattr(search_index_module, "entry_of", fail_at_first)
+        await indexed.write(ada, room, "hello")
+        await indexed.follow()
+    assert len(calls) > 1
+    assert await indexed.texts(ada, "hello") == ["hello"]
+
+
 async def test_no_message_is_too_long_for_the_index(indexed: Indexed) -> None:
     ada = await indexed.store.add_user("ada")
     room = await indexed.store.add_room(ada)
@@ -299,6 +322,7 @@ async def test_long_messages_come_into_the_index_few_at_a_time_and_each_once(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search_index_module, "BATCH_LENGTH", 2500)
+    monkeypatch.setattr(search_index_module, "SLICE_S", 0)
     ada = await store.add_user("ada")
     rooms = [await store.add_room(ada, name=f"room {n}") for n in range(3)]
     async with store.open_journal() as written:
@@ -318,6 +342,7 @@ async def test_long_messages_that_were_changed_come_into_the_index_few_at_a_time
     indexed: Indexed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search_index_module, "CHANGES_LENGTH", 2500)
+    monkeypatch.setattr(search_index_module, "SLICE_S", 0)
     ada = await indexed.store.add_user("ada")
     room = await indexed.store.add_room(ada)
     await indexed.write(ada, room, *(f"number {n} " + "x" * (3000 if n == 4 else 700) for n in range(9)))

@@ -132,6 +132,11 @@ class SearchIndex:
                 is_waiting = True
                 await trio.sleep(RETRY_S)
                 continue
+            except Exception:
+                # A defect: what it is about is not found, and nobody's conversation ends for that.
+                log.exception("search_index_failed")
+                await trio.sleep(LOOK_S)
+                continue
             oldest = next(iter(self._behind.values()), None)
             self._metrics.search_lag_seconds.set(0 if oldest is None else trio.current_time() - oldest)
             is_done = not self._behind and not rounds.has_more
@@ -176,7 +181,7 @@ class SearchIndex:
         return await self._database.transaction(lambda tx: self._write(tx, batch, entries))
 
     async def _entries(self, messages: Sequence[Row]) -> list[list[object]]:
-        """Messages with their words: what takes long is done in slices, where it can before anybody has to wait for it.
+        """Messages with their words: what takes long is done in slices, before anybody has to wait for it.
 
         On the loop, not in the database's thread: there it would hold the interpreter for 5 ms at a time.
         """
@@ -243,7 +248,8 @@ class SearchIndex:
         if changes:
             places: Params = {"places": _json([(change[2], change[3]) for change in changes])}
             await tx.run(self._queries["search.remove"], places)
-            await self._add(tx, await self._entries([change[2:] for change in changes if change[1] is None]))
+            # A transaction may wait for nothing but its database; they are few.
+            await self._add(tx, [self._entry(change[2:]) for change in changes if change[1] is None])
             done: Params = {"places": _json([(change[0], change[3]) for change in changes])}
             await tx.run(self._queries["search.forget_changes"], done)
         return len(changes), len(found) == CHANGES or len(changes) < len(found)
