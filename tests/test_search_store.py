@@ -18,7 +18,7 @@ from chatd.store import search_index as search_index_module
 from chatd.store.queries import Query
 from chatd.store.search import Search
 from chatd.store.search_index import open_search_index
-from chatd.store.search_terms import NEAR, STRETCH_BITS, windows_of
+from chatd.store.search_terms import NEAR, STRETCH_BITS, entry_of, windows_of
 from chatd.store.words import phrases_of, words_of
 from tests.stores import Store, join, open_store, post
 
@@ -291,7 +291,6 @@ async def test_a_defect_of_the_index_is_logged_and_ends_nothing_else(
     ada = await indexed.store.add_user("ada")
     room = await indexed.store.add_room(ada)
     with monkeypatch.context() as defect:
-        entry_of = search_index_module.entry_of
         calls = []
 
         def fail_at_first(*args: Any, **fields: Any) -> list[object]:
