@@ -333,15 +333,19 @@ async def test_a_message_a_mark_and_an_unread_count_cost_the_same_in_a_room_of_5
             async with daemon.connect(users[0]) as speaker, daemon.connect(users[1]) as reader:
                 for room in reader.inbox[0]["rooms"]:
                     await reader.ask(type="mark_as_read", roomId=room["roomId"])
-                asked.clear()
-                ack = await send(speaker, room_id)
-                await hear(reader, "new_message", roomId=room_id)
-                await reader.ask(type="mark_as_read", roomId=room_id, messageId=ack["messageId"])
-                chats = (await daemon.http("GET", "/api/chats?limit=1", token=users[2].token)).json()["chats"]
-                assert (chats[0]["roomId"], chats[0]["unread"]) == (room_id, 1)
+                rounds: list[Counter[str]] = []
+                for number in range(1, 4):
+                    asked.clear()
+                    ack = await send(speaker, room_id)
+                    await hear(reader, "new_message", roomId=room_id)
+                    await reader.ask(type="mark_as_read", roomId=room_id, messageId=ack["messageId"])
+                    chats = (await daemon.http("GET", "/api/chats?limit=1", token=users[2].token)).json()["chats"]
+                    assert (chats[0]["roomId"], chats[0]["unread"]) == (room_id, number)
+                    rounds.append(Counter(asked))
                 # beside them the daemon looks after itself: presence, the index, the trail, what is out of date
                 about = ("journal.", "messages.", "receipts.", "chats.", "accounts.standings")
-                costs.append({name: number for name, number in asked.items() if name.startswith(about)})
+                fewest = rounds[0] & rounds[1] & rounds[2]
+                costs.append({name: times for name, times in fewest.items() if name.startswith(about)})
     assert costs[0] == costs[1]
     assert costs[0]["receipts.read"] == 1
 
