@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 log = telemetry.get_logger(__name__)
 
-#: Seconds between two looks at whether there is garbage to collect.
-COLLECT_S: Final = 0.25
+#: Seconds between two collections of what is new.
+COLLECT_S: Final = 0.05
 #: Clients that are told of the shutdown before the loop turns to others.
 DRAIN_BATCH: Final = 200
 #: Clients are asked to come back within so many milliseconds at least, and one more for each connection.
@@ -158,10 +158,10 @@ async def _watch_signals(
 
 
 async def _collect_garbage(door: Door) -> None:
-    collector = Collector()
+    collector = Collector(trio.current_time())
     while True:
         await trio.sleep(COLLECT_S)
-        collector.keep_up(live=len(door.connections), ever=door.admission.ever)
+        collector.keep_up(trio.current_time(), live=len(door.connections))
 
 
 async def _tell_all(chat: Chat, door: Door) -> None:
