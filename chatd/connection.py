@@ -27,7 +27,7 @@ from chatd.ids import new_id
 from chatd.protocol import Authenticate, AuthError, Error, ServerShutdown
 from chatd.records import encode_json
 from chatd.wire.frames import Closed, FrameReader, Ping, close_frame, ping_frame, pong_frame
-from chatd.wire.outbox import Outbox
+from chatd.wire.outbox import NOTHING, Outbox
 
 if TYPE_CHECKING:
     from chatd.chat.context import Chat
@@ -65,6 +65,8 @@ class Connection:
         self.scope: trio.CancelScope | None = None
         self.close_code = CloseCode.NO_STATUS
         self.close_reason = ""
+        # The token of the upgrade request and what came behind it, until they are answered.
+        self._first: tuple[str | None, bytes] = (None, b"")
         self._ended = False
         self._is_leaving = False
         self._heard_at = trio.current_time()
@@ -80,8 +82,7 @@ class Connection:
         self._expiry_changed = trio.Event()
         self._settled: trio.Event | None = None
         self._refused = trio.Event()
-        limit = chat.options.limits.refusals_per_minute
-        self._refusals: deque[float] = deque(maxlen=limit and limit + 1)
+        self._refusals: deque[float] = NOTHING
         self._last_refusal: ErrorCode = "rate_limited"
         line = Line(
             outbox=self._outbox,
@@ -97,6 +98,11 @@ class Connection:
     def has_ended(self) -> bool:
         """Its close frame is queued, or nobody is there to read one."""
         return self._ended
+
+    def accept(self, answer: bytes, *, early_data: bytes = b"", token: str | None = None) -> None:
+        """Complete the upgrade. `early_data` came behind its request, `token` in its `Authorization` header."""
+        self._outbox.put(answer)
+        self._first = (token, early_data)
 
     # -- ending ---------------------------------------------------------------------------------------------------
 
@@ -149,16 +155,9 @@ class Connection:
 
     # -- the tasks ------------------------------------------------------------------------------------------------
 
-    async def read(self, upgrade_answer: bytes, early_data: bytes, token: str | None) -> None:
-        """Complete the upgrade, then read frames and answer them until the peer has closed or is gone.
-
-        `early_data` came behind the upgrade request, `token` in its `Authorization` header.
-        """
-        self._outbox.put(upgrade_answer)
-        if token is not None:
-            # As if it had come in an `authenticate`.
-            await dispatch(self._chat, self.session, encode_json(Authenticate(token=token)).decode())
-        if early_data and not await self._receive(early_data):
+    async def read(self) -> None:
+        """Read frames and answer them until the peer has closed or is gone."""
+        if not await self._receive_first():
             return
         sock = self._socket
         while True:
@@ -174,6 +173,14 @@ class Connection:
                 return
             if not await self._receive(data):
                 return
+
+    async def _receive_first(self) -> bool:
+        """Answer what came with the upgrade request; False when that was the peer's last word."""
+        (token, early_data), self._first = self._first, (None, b"")
+        if token is not None:
+            # As if it had come in an `authenticate`.
+            await dispatch(self._chat, self.session, encode_json(Authenticate(token=token)).decode())
+        return not early_data or await self._receive(early_data)
 
     async def _receive(self, data: bytes) -> bool:
         """Answer what has arrived; False when the peer has said its last word."""
@@ -329,6 +336,9 @@ class Connection:
 
     def _count_refusal(self, code: ErrorCode) -> None:
         self.refusals += 1
+        if not self._refusals:
+            limit = self._chat.options.limits.refusals_per_minute
+            self._refusals = deque(maxlen=limit and limit + 1)
         self._refusals.append(trio.current_time())
         self._last_refusal = code
         self._refused.set()

@@ -143,6 +143,19 @@ async def _admit(sock: socket.socket, peer: str, door: Door, *, is_proxy: bool) 
 
 
 async def _serve_admitted(sock: socket.socket, peer: str, door: Door, *, is_proxy: bool) -> None:
+    # What the upgrade took is gone when the connection begins, which may stay for days.
+    connection = await _open(sock, peer, door, is_proxy=is_proxy)
+    if connection is None:
+        return
+    try:
+        await _serve_upgraded(sock, connection, door)
+    finally:
+        if is_proxy:
+            door.admission.leave_address(connection.session.address)
+
+
+async def _open(sock: socket.socket, peer: str, door: Door, *, is_proxy: bool) -> Connection | None:
+    """Read the upgrade request and accept it: the connection, its answer on the way. `None` for one refused."""
     handshake = Handshake()
     upgrade = None
     scope = trio.move_on_after(door.options.handshake_timeout_s)
@@ -154,30 +167,34 @@ async def _serve_admitted(sock: socket.socket, peer: str, door: Door, *, is_prox
     except ssl.SSLError as error:
         door.metrics.refused_upgrades["bad_request"].inc()
         log.debug("handshake_failed", address=peer, detail=str(error))
-        return
+        return None
     except BadUpgrade as bad:
         door.metrics.refused_upgrades["bad_request"].inc()
         await _send_and_linger(sock, door, bad.answer)
-        return
+        return None
     finally:
         door.upgrading.discard(scope)
     if upgrade is None:
         door.metrics.refused_upgrades["timeout"].inc()
-        return
+        return None
     address = client_address(peer, upgrade.headers.get("x-forwarded-for"), door.trusted_proxies)
     refused = _check_origin(upgrade, door.chat.options.websocket.origins)
+    if refused is None and door.admission.is_draining:
+        # The drain began while the request was being read: whom it told is told already.
+        answer = handshake.reject(503, "The server is stopping.", headers=[("Retry-After", "2")])
+        await _send_and_linger(sock, door, answer)
+        return None
     if refused is None and is_proxy:
         refused = door.admission.enter_address(address)
     if refused is not None:
         door.metrics.refused_upgrades[refused.reason].inc()
         headers = [("Retry-After", str(refused.retry_after_s))] if refused.retry_after_s else []
         await _send_and_linger(sock, door, handshake.reject(refused.status, refused.detail, headers=headers))
-        return
-    try:
-        await _serve_upgraded(sock, address, door, handshake, upgrade)
-    finally:
-        if is_proxy:
-            door.admission.leave_address(address)
+        return None
+    connection = Connection(sock, address, door.chat, door.options)
+    connection.session.agent = upgrade.headers.get("user-agent", "")[:MAX_AGENT]
+    connection.accept(handshake.accept(), early_data=handshake.trailing_data, token=upgrade.bearer_token)
+    return connection
 
 
 async def _read_upgrade(sock: socket.socket, handshake: Handshake) -> Upgrade | None:
@@ -194,17 +211,9 @@ async def _read_upgrade(sock: socket.socket, handshake: Handshake) -> Upgrade | 
             return upgrade
 
 
-async def _serve_upgraded(
-    sock: socket.socket, address: str, door: Door, handshake: Handshake, upgrade: Upgrade
-) -> None:
-    if door.admission.is_draining:
-        # The drain began while the request was being read: whom it told is told already.
-        answer = handshake.reject(503, "The server is stopping.", headers=[("Retry-After", "2")])
-        await _send_and_linger(sock, door, answer)
-        return
-    connection = Connection(sock, address, door.chat, door.options)
+async def _serve_upgraded(sock: socket.socket, connection: Connection, door: Door) -> None:
+    address = connection.session.address
     telemetry.bind_context(connection=connection.id)
-    connection.session.agent = upgrade.headers.get("user-agent", "")[:MAX_AGENT]
     audit.enter(address, connection.session.agent, connection_id=connection.id)
     if not door.is_own:
         log.debug("connected", address=address)
@@ -213,7 +222,7 @@ async def _serve_upgraded(
     door.metrics.active_connections.inc()
     began = trio.current_time()
     try:
-        await _run(connection, handshake, upgrade)
+        await _run(connection)
     finally:
         grace_s = presence.grace_s(door.chat, connection.close_code)
         door.chat.sessions.remove(connection.session, door.chat.clock(), grace_s=grace_s)
@@ -238,7 +247,7 @@ async def _serve_upgraded(
             )
 
 
-async def _run(connection: Connection, handshake: Handshake, upgrade: Upgrade) -> None:
+async def _run(connection: Connection) -> None:
     """The nursery of one connection. When its reader is done, so is everything."""
     try:
         async with trio.open_nursery() as nursery:
@@ -247,7 +256,7 @@ async def _run(connection: Connection, handshake: Handshake, upgrade: Upgrade) -
             nursery.start_soon(connection.beat)
             nursery.start_soon(connection.limit_refusals)
             nursery.start_soon(connection.time_out_authentication)
-            await connection.read(handshake.accept(), handshake.trailing_data, upgrade.bearer_token)
+            await connection.read()
             nursery.cancel_scope.cancel()
     except* Exception as group:
         log.exception("connection_failed", exc_info=group)
