@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = telemetry.get_logger(__name__)
 
 #: Seconds in which events gather for one statement: few, for on SQLite the journal waits while they are written.
-GATHER_S: Final = 0.1
+GATHER_S: Final = 0.05
 #: Seconds between two tries while the database is out.
 RETRY_S: Final = 1.0
 #: Seconds for what is left at the end.

@@ -32,7 +32,7 @@ RETRY_S: Final = 1.0
 #: Seconds between two looks at who is offline by now.
 CLAIM_S: Final = 1.0
 #: Seconds between two parts of what was delivered: small ones, for messages wait while one is stored and told.
-PART_S: Final = 0.1
+PART_S: Final = 0.05
 
 
 class Bell:

@@ -44,8 +44,8 @@ class CountedDatabase:
         self._asked[query.name] += 1
         return await self._behind.write(query, params)
 
-    async def transaction(self, work: Work[T]) -> T:
-        return await self._behind.transaction(partial(self._run_counted, work))
+    async def transaction(self, work: Work[T], *, is_lasting: bool = True) -> T:
+        return await self._behind.transaction(partial(self._run_counted, work), is_lasting=is_lasting)
 
     async def _run_counted(self, work: Work[T], transaction: Transaction) -> T:
         return await work(_CountedTransaction(transaction, self._asked))

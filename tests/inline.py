@@ -39,7 +39,7 @@ class InlineSqlite(SqliteDatabase):
         await trio.lowlevel.checkpoint()
         return self._read(work)
 
-    async def transaction(self, work: Work[T]) -> T:
+    async def transaction(self, work: Work[T], *, is_lasting: bool = True) -> T:
         await trio.lowlevel.checkpoint()
         return self._write(work)
 

@@ -81,10 +81,10 @@ class GatedDatabase:
         await self._pass()
         return await self._behind.write(query, params)
 
-    async def transaction(self, work: Work[T]) -> T:
+    async def transaction(self, work: Work[T], *, is_lasting: bool = True) -> T:
         """Run work behind the gate. Raises `Unavailable` instead for as many times as `outages` says."""
         await self._pass()
-        return await self._behind.transaction(work)
+        return await self._behind.transaction(work, is_lasting=is_lasting)
 
     async def _pass(self) -> None:
         self.writes += 1

@@ -90,9 +90,9 @@ class HeldDatabase:
         async with self._held():
             return await self._behind.write(query, params)
 
-    async def transaction(self, work: Work[T]) -> T:
+    async def transaction(self, work: Work[T], *, is_lasting: bool = True) -> T:
         async with self._held():
-            return await self._behind.transaction(work)
+            return await self._behind.transaction(work, is_lasting=is_lasting)
 
     @asynccontextmanager
     async def _held(self) -> AsyncIterator[None]:

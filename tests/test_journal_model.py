@@ -160,7 +160,7 @@ class Turns(InlineSqlite):
         self.turns: list[Turn] = []
         self.fates: Counter[str] = Counter()
 
-    async def transaction(self, work: Work[T]) -> T:
+    async def transaction(self, work: Work[T], *, is_lasting: bool = True) -> T:
         turn = Turn({row[0] for row in self.look("SELECT id FROM messages")})
         self.turns.append(turn)
         await turn.may_go.wait()

@@ -233,7 +233,7 @@ class SlowSqlite(InlineSqlite):
         await self._wait()
         return found
 
-    async def transaction(self, work: Work[T]) -> T:
+    async def transaction(self, work: Work[T], *, is_lasting: bool = True) -> T:
         await self._wait()
         found = self._write(work)
         # Cancelling waits for the end of what has begun.

@@ -68,6 +68,14 @@ async def test_every_commit_is_synced_to_the_log(things: SqliteDatabase, pragma:
     assert await things.transaction(lambda tx: tx.row(query, {})) == (value,)
 
 
+async def test_what_need_not_last_is_not_synced_and_the_next_that_has_to_is(things: SqliteDatabase) -> None:
+    query = Query("test.pragma", "PRAGMA synchronous")
+    full, normal = (2,), (1,)
+    for is_lasting in (True, False, False, True, False, True):
+        level = await things.transaction(lambda tx: tx.row(query, {}), is_lasting=is_lasting)
+        assert level == (full if is_lasting else normal)
+
+
 async def test_what_was_written_is_there_after_opening_again(things: SqliteDatabase, tmp_path: Path) -> None:
     await add(things, 1)
     async with open_sqlite(tmp_path / "things.db", readers=1) as again:

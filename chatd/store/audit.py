@@ -52,9 +52,9 @@ class AuditTrail:
         self._queries = queries
 
     async def add(self, events: Sequence[AuditEvent]) -> None:
-        """Store events, all or none."""
+        """Store events, all or none. The last moments of them may be lost with the machine's power."""
         query, params = self._queries["audit.add"], {"events": encode_json(events).decode()}
-        await self._database.transaction(lambda tx: tx.run(query, params))
+        await self._database.transaction(lambda tx: tx.run(query, params), is_lasting=False)
 
     async def page(
         self, wanted: Filter, *, after: str = "", before: str = NEWEST, limit: int = 100

@@ -62,8 +62,10 @@ class Database(Protocol):
     async def write(self, query: Query, params: Params) -> Row | None:
         """Run one statement that writes, as a transaction of itself; its first row. Raises `Conflict` as well."""
 
-    async def transaction(self, work: Work[T]) -> T:
+    async def transaction(self, work: Work[T], *, is_lasting: bool = True) -> T:
         """Run work that writes; what it did is durable after the return, and undone if anything was raised.
 
+        With `is_lasting` false it outlives the process, but may be undone by a power cut until the next lasting one has
+        returned: for what can be made again, or missed. An adapter may do more than that.
         Cancelling waits for the end of work that has begun: whether it landed is always known.
         """

@@ -91,7 +91,8 @@ class PostgresDatabase:
         kind = {"isolation": "repeatable_read", "readonly": True}
         return await self._run(lambda connection: self._transact(connection, work, kind), self._readers)
 
-    async def transaction(self, work: Work[T]) -> T:
+    async def transaction(self, work: Work[T], *, is_lasting: bool = True) -> T:
+        del is_lasting  # saying so would cost a round trip, and no other transaction waits for this one
         kind = {"isolation": "read_committed"}
         return await self._run(lambda connection: self._transact(connection, work, kind), self._writers)
 

@@ -81,7 +81,7 @@ class Receipts:
                 await tx.rows(self._queries["receipts.read"], silently)
             return await tx.rows(self._queries["receipts.deliver"], delivered) if marks else []
 
-        return [Mark(*row) for row in await self._database.transaction(work)]
+        return [Mark(*row) for row in await self._database.transaction(work, is_lasting=False)]
 
     async def readers(self, room_ids: Sequence[str], *, limit: int) -> dict[str, dict[str, int]]:
         """The read cursors of each room's members by their ids, of those `limit` that moved last."""

@@ -34,7 +34,7 @@ log = telemetry.get_logger(__name__)
 #: Events after which there is something to read.
 _FOLLOWED: Final = frozenset({"new_message", "message_edited", "message_deleted"})
 #: Messages and rooms that one transaction adds: few, for on SQLite the journal waits while they are added.
-BATCH: Final = 100
+BATCH: Final = 50
 #: Characters after which a transaction adds no more messages: long ones would hold up the journal for seconds.
 BATCH_LENGTH: Final = 200_000
 #: Changed messages that one transaction reads again, and their characters: their words are made while it lasts.
@@ -46,7 +46,7 @@ ROOMS_AT_ONCE: Final = 200
 #: Seconds until what is new is read: more at once costs less.
 PAUSE_S: Final = 0.5
 #: Seconds between two transactions at least.
-LET_OTHERS_S: Final = 0.02
+LET_OTHERS_S: Final = 0.01
 #: Seconds between two looks for rooms that a node left behind which is gone.
 LOOK_S: Final = 60.0
 #: Seconds between two tries while the database is out.
@@ -178,7 +178,8 @@ class SearchIndex:
             rooms: Params = {"rooms": _json(batch.new_rooms)}
             await self._database.transaction(lambda tx: tx.run(self._queries["search.add_rooms"], rooms))
         entries = await self._entries(batch.messages)
-        return await self._database.transaction(lambda tx: self._write(tx, batch, entries))
+        # What a power cut takes from the index is read again.
+        return await self._database.transaction(lambda tx: self._write(tx, batch, entries), is_lasting=False)
 
     async def _entries(self, messages: Sequence[Row]) -> list[list[object]]:
         """Messages with their words: what takes long is done in slices, before anybody has to wait for it.

@@ -13,7 +13,7 @@ import queue
 import re
 import sqlite3
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeVar
 
 import trio
 
@@ -40,8 +40,10 @@ CACHE_KIB: Final = 64 * 1024
 CHECKPOINT_S: Final = 1.0
 CHECKPOINT_ROWS: Final = 4000
 CHECKPOINT_PAGES: Final = 64_000
-#: Milliseconds that the end of a checkpoint may hold up the writer while a reader is in its way.
-CHECKPOINT_TIMEOUT_MS: Final = 100
+#: Pages (64 MiB) from which on the log is to begin anew.
+LONG_LOG_PAGES: Final = 16_000
+#: Milliseconds that beginning it anew may hold up the writer while a reader is in its way.
+RESTART_TIMEOUT_MS: Final = 100
 
 
 class SqliteDatabase:
@@ -51,7 +53,12 @@ class SqliteDatabase:
 
     def __init__(self, writer: sqlite3.Connection, readers: list[sqlite3.Connection]) -> None:
         self._writer = writer
-        self._writer_limiter = trio.CapacityLimiter(1)
+        #: Whoever has it is the only one of this process to write.
+        self.writer_limiter = trio.CapacityLimiter(1)
+        # Held by the one transaction that need not last: whoever waits for the writer meanwhile is before the next one.
+        self._behind = trio.Lock()
+        # Whether the writer syncs the log when it commits; else the next commit that does syncs what is before it.
+        self._is_lasting = True
         self._readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         for reader in readers:
             self._readers.put(reader)
@@ -68,8 +75,11 @@ class SqliteDatabase:
     async def read(self, work: Work[T]) -> T:
         return await trio.to_thread.run_sync(self._read, work, limiter=self._reader_limiter)
 
-    async def transaction(self, work: Work[T]) -> T:
-        return await trio.to_thread.run_sync(self._write, work, limiter=self._writer_limiter)
+    async def transaction(self, work: Work[T], *, is_lasting: bool = True) -> T:
+        if is_lasting:
+            return await trio.to_thread.run_sync(self._write, work, True, limiter=self.writer_limiter)
+        async with self._behind:
+            return await trio.to_thread.run_sync(self._write, work, False, limiter=self.writer_limiter)
 
     async def write(self, query: Query, params: Params) -> Row | None:
         return await self.transaction(lambda tx: tx.row(query, params))
@@ -82,7 +92,10 @@ class SqliteDatabase:
         finally:
             self._readers.put(reader)
 
-    def _write(self, work: Work[T]) -> T:
+    def _write(self, work: Work[T], is_lasting: bool = True) -> T:  # noqa: FBT001, FBT002 - a thread is started without names
+        if is_lasting != self._is_lasting:
+            self._writer.execute(f"PRAGMA synchronous = {'FULL' if is_lasting else 'NORMAL'}")
+            self._is_lasting = is_lasting
         with _transaction(self._writer, "BEGIN IMMEDIATE"):
             result = _run_through(work, _Statements(self._writer))
         self.changes = self._writer.total_changes
@@ -192,7 +205,7 @@ class _Connections(NamedTuple):
 def _open(path: Path, readers: int) -> _Connections:
     try:
         writer, checkpointer = _connect(path, read_only=False), _connect(path, read_only=False)
-        checkpointer.execute(f"PRAGMA busy_timeout = {CHECKPOINT_TIMEOUT_MS}")
+        checkpointer.execute(f"PRAGMA busy_timeout = {RESTART_TIMEOUT_MS}")
         return _Connections(writer, checkpointer, [_connect(path, read_only=True) for _ in range(readers)])
     except sqlite3.Error as error:
         raise Unavailable(f"cannot open the database {path}: {error}") from error
@@ -218,14 +231,15 @@ def _open_for_looking(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _checkpoint(connection: sqlite3.Connection) -> None:
-    """Copy the log beside the writer, then the little that came meanwhile, and let the log begin anew."""
+def _checkpoint(connection: sqlite3.Connection, mode: Literal["PASSIVE", "RESTART"]) -> int:
+    """Copy the log into the database, and with RESTART let it begin anew; the pages that are in it."""
     try:
-        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+        [(_, pages, _)] = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
     except sqlite3.Error as error:
         # The log grows until it can be done; the writer says so itself if that is for want of space.
         log.warning("checkpoint_failed", detail=str(error))
+        return 0
+    return int(pages)
 
 
 async def _keep_log_short(database: SqliteDatabase, connection: sqlite3.Connection) -> None:
@@ -233,9 +247,13 @@ async def _keep_log_short(database: SqliteDatabase, connection: sqlite3.Connecti
     copied = 0
     while True:
         await trio.sleep(CHECKPOINT_S)
-        if database.changes - copied >= CHECKPOINT_ROWS:
-            copied = database.changes
-            await trio.to_thread.run_sync(_checkpoint, connection, limiter=limiter)
+        if database.changes - copied < CHECKPOINT_ROWS:
+            continue
+        copied = database.changes
+        pages = await trio.to_thread.run_sync(_checkpoint, connection, "PASSIVE", limiter=limiter)
+        if pages >= LONG_LOG_PAGES:
+            # The little that came meanwhile, in the writer's turn: SQLite would have it sleep until that is done.
+            await trio.to_thread.run_sync(_checkpoint, connection, "RESTART", limiter=database.writer_limiter)
 
 
 @asynccontextmanager

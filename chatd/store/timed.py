@@ -57,10 +57,10 @@ class TimedDatabase:
         finally:
             self._note("write", query.name, began)
 
-    async def transaction(self, work: Work[T]) -> T:
+    async def transaction(self, work: Work[T], *, is_lasting: bool = True) -> T:
         began, names = trio.current_time(), _Names()
         try:
-            return await self._behind.transaction(partial(_named, work, names))
+            return await self._behind.transaction(partial(_named, work, names), is_lasting=is_lasting)
         finally:
             self._note("write", names.first, began)
 
