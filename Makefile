@@ -22,7 +22,7 @@ serve: $(READY) ## set up and run the daemon
 
 test: $(READY) ## set up and run all tests, with coverage; with ARGS a part of them, without
 	@tests/setup_system.sh
-	@$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--numprocesses=4 --dist=worksteal --cov --cov-report=term)
+	@$(if $(ARGS),$(BIN)/python -m pytest $(ARGS),tests/whole.sh $(BIN)/python)
 
 boot: $(READY) ## as root: boot a real systemd and try chatd in it, then docs/deployment.md on a fresh Debian; minutes
 	@tests/setup_system.sh boot
