@@ -31,7 +31,10 @@ class Collector:
     def __init__(self, now: float) -> None:
         gc.set_threshold(THRESHOLD, 10, 10)
         self._count_at = now + COUNT_S
-        self._collect_all(0)
+        self._live = 0
+        gc.collect()
+        gc.freeze()
+        self._frozen = gc.get_freeze_count()
 
     def keep_up(self, now: float, *, live: int) -> None:
         """Look through what is new; at its time through all. `now` is in seconds, of any clock."""
@@ -45,7 +48,8 @@ class Collector:
         gc.freeze()
 
     def _collect_all(self, live: int) -> None:
+        self._live = live
         gc.unfreeze()
         gc.collect()
         gc.freeze()
-        self._frozen, self._live = gc.get_freeze_count(), live
+        self._frozen = gc.get_freeze_count()

@@ -94,7 +94,8 @@ class SqliteDatabase:
 
     def _write(self, work: Work[T], is_lasting: bool = True) -> T:  # noqa: FBT001, FBT002 - a thread is started without names
         if is_lasting != self._is_lasting:
-            self._writer.execute(f"PRAGMA synchronous = {'FULL' if is_lasting else 'NORMAL'}")
+            with _translated():
+                self._writer.execute(f"PRAGMA synchronous = {'FULL' if is_lasting else 'NORMAL'}")
             self._is_lasting = is_lasting
         with _transaction(self._writer, "BEGIN IMMEDIATE"):
             result = _run_through(work, _Statements(self._writer))
@@ -139,7 +140,7 @@ def _run_through(work: Work[T], transaction: Transaction) -> T:
 
 @contextmanager
 def _transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
-    try:
+    with _translated():
         connection.execute(begin)
         try:
             yield
@@ -148,6 +149,13 @@ def _transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """SQLite's errors as the port's."""
+    try:
+        yield
     except sqlite3.IntegrityError as error:
         raise Conflict(str(error)) from error
     except sqlite3.OperationalError as error:
