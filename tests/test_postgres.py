@@ -519,7 +519,7 @@ async def test_reading_leaves_a_connection_for_writing(server: Postgres, name: s
         async with trio.open_nursery() as nursery:
             for _ in range(POOL_MAX * 2):
                 nursery.start_soon(database.read, hold)
-            await trio.testing.wait_all_tasks_blocked(0.05)
+            await trio.testing.wait_all_tasks_blocked(0.02)
             await database.transaction(adding("a"))
             may_end.set()
         assert await things(database) == ["a"]

@@ -414,7 +414,7 @@ async def test_without_the_option_no_page_is_asked_for(tmp_path: Path, monkeypat
         async with daemon.connect(ada) as client:
             await client.ask(type="send_message", roomId=room, content=site.url())
             await client.ask(type="send_message", roomId=room, content="another")
-        await trio.testing.wait_all_tasks_blocked(0.05)
+        await trio.testing.wait_all_tasks_blocked(0.02)
         assert site.requests == []
 
 
