@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -215,7 +216,8 @@ async def test_a_page_is_one_query_whatever_was_reacted_to_on_it(
                     await react(client, message_id)
                 asked.clear()
                 assert (await client.ask(type="get_history", roomId=room_id, beforeSeq=2**53))["messages"]
-                counts.append({name: asked[name] for name in asked if name.startswith("messages.")})
+                # `messages.after` is the hub's, which asks now and then whether it has missed something.
+                counts.append({name: n for name, n in asked.items() if re.match(r"messages\.(?!after)", name)})
             assert counts == [{"messages.before": 1}] * 6
 
 
