@@ -90,6 +90,9 @@ def boot(nspawn: str, folder: Path) -> dict[str, Any]:
     (units / "probe.service").write_text(PROBE)
     (units / "probe.target").write_text("[Unit]\nRequires=basic.target\nAfter=basic.target\n")
     (units / "probe.target.wants/probe.service").symlink_to("../probe.service")
+    # Nobody puts another /tmp there nor clears it: this checkout may be in it.
+    (folder / "upper/etc/tmpfiles.d").mkdir()
+    (folder / "upper/etc/tmpfiles.d/tmp.conf").symlink_to("/dev/null")
     shutil.copytree(installed(), folder / "upper", symlinks=True, dirs_exist_ok=True)
     layers = f"lowerdir=/,upperdir={folder}/upper,workdir={folder}/work"
     mounted = subprocess.run(["mount", "-t", "overlay", "overlay", "-o", layers, folder / "root"], check=False)
@@ -101,7 +104,7 @@ def boot(nspawn: str, folder: Path) -> dict[str, Any]:
             "--link-journal=no", "--console=read-only", "--capability=all", "--boot", "systemd.unit=probe.target",
         ],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-        timeout=BOOT_S + 60, env={"PATH": os.environ["PATH"]},
+        timeout=BOOT_S + 60, env={"PATH": os.environ["PATH"], "SYSTEMD_NSPAWN_TMPFS_TMP": "0"},
     )  # fmt: skip
     results = folder / "root/results.json"
     if not results.exists():
