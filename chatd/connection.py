@@ -139,6 +139,7 @@ class Connection:
         self.scope = None
         self._ended = True
         self._outbox.detach()
+        self._frames.let_go()
         self.session.hang_up()
         self._wake_waiters()
 
@@ -305,12 +306,12 @@ class Connection:
 
     async def limit_refusals(self) -> None:
         """Asleep until the first refusal; then tell the client once, close at the limit, forgive a quiet minute."""
-        limit = self._chat.options.limits.refusals_per_minute
-        while limit:
+        while True:
             await self._refused.wait()
             has_told = False
             while self._refusals:
                 self._refused = trio.Event()
+                limit = self._chat.options.limits.refusals_per_minute or sys.maxsize
                 if len(self._refusals) > limit:
                     bad = self._last_refusal == "bad_message"
                     self._chat.audit.note("connection_penalised", user=self.session.user_id, code=self._last_refusal)
@@ -336,10 +337,14 @@ class Connection:
 
     def _count_refusal(self, code: ErrorCode) -> None:
         self.refusals += 1
+        limit = self._chat.options.limits.refusals_per_minute
+        if not limit:
+            return
         if not self._refusals:
-            limit = self._chat.options.limits.refusals_per_minute
-            self._refusals = deque(maxlen=limit and limit + 1)
+            self._refusals = deque()
         self._refusals.append(trio.current_time())
+        while len(self._refusals) > limit + 1:
+            self._refusals.popleft()
         self._last_refusal = code
         self._refused.set()
 

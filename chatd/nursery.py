@@ -249,6 +249,9 @@ async def _serve_upgraded(sock: socket.socket, connection: Connection, door: Doo
 
 async def _run(connection: Connection) -> None:
     """The nursery of one connection. When its reader is done, so is everything."""
+    if connection.has_ended:
+        # Its client was gone before it could be told that it is in.
+        return
     try:
         async with trio.open_nursery() as nursery:
             connection.scope = nursery.cancel_scope

@@ -161,7 +161,7 @@ async def _collect_garbage(door: Door) -> None:
     collector = Collector(trio.current_time())
     while True:
         await trio.sleep(COLLECT_S)
-        collector.keep_up(trio.current_time(), live=len(door.connections))
+        collector.keep_up(trio.current_time(), live=len(door.connections), ever=door.admission.ever)
 
 
 async def _tell_all(chat: Chat, door: Door) -> None:

@@ -196,7 +196,7 @@ async def test_what_is_too_old_to_replay_is_told_and_live_goes_on(tmp_path: Path
             told = await client.wait_for("resync")
             assert told == {"type": "resync", "roomId": room_id, "oldestSeq": 22, "seq": 31, "reason": "too_old"}
             await fill(writer, room_id, 1)
-            assert seq_of(await client.receive()) == 32
+            assert seq_of(await client.wait_for("new_message")) == 32
             caught_up = await client.ask(type="join_room", roomId=room_id, afterSeq=22)
             assert caught_up["type"] == "caught_up"
             assert events_in(client.inbox) == list(range(23, 33))
@@ -213,7 +213,7 @@ async def test_a_position_of_another_time_is_never_guessed(tmp_path: Path, epoch
             assert (told["reason"], told["seq"], told["oldestSeq"]) == ("epoch_changed", 10, 1)
             assert events_in(client.inbox) == []
             await fill(writer, room_id, 1)
-            assert seq_of(await client.receive()) == 11
+            assert seq_of(await client.wait_for("new_message")) == 11
 
 
 async def test_who_is_no_member_any_more_hears_nothing_of_the_room(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chatd.collector import COUNT_S, FOR_ALL, FOR_CONNECTION, Collector
+from chatd.collector import COUNT_S, FOR_ALL, FOR_CONNECTION, GONE, Collector
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,7 @@ def collector() -> Iterator[Collector]:
 def make_garbage(collector: Collector, count: int) -> weakref.ref[Cycle]:
     """So many cycles that die after they were set aside; one of them."""
     cycles = [Cycle() for _ in range(count)]
-    collector.keep_up(0.0, live=0)
+    collector.keep_up(0.0, live=0, ever=0)
     return weakref.ref(cycles[0])
 
 
@@ -43,14 +43,14 @@ def test_what_there_is_at_the_start_is_set_aside(collector: Collector) -> None:
 
 def test_garbage_that_is_new_is_freed_at_once(collector: Collector) -> None:
     garbage = weakref.ref(Cycle())
-    collector.keep_up(0.0, live=0)
+    collector.keep_up(0.0, live=0, ever=0)
     assert garbage() is None
 
 
 def test_what_is_left_is_set_aside_and_no_longer_looked_through(collector: Collector) -> None:
     fresh = [Cycle() for _ in range(100)]
     before = gc.get_freeze_count()
-    collector.keep_up(0.0, live=0)
+    collector.keep_up(0.0, live=0, ever=0)
     assert gc.get_freeze_count() >= before + len(fresh)
     alive = weakref.ref(fresh[0])
     fresh.clear()
@@ -60,16 +60,24 @@ def test_what_is_left_is_set_aside_and_no_longer_looked_through(collector: Colle
 
 def test_all_is_looked_through_once_more_is_set_aside_than_there_should_be(collector: Collector) -> None:
     garbage = make_garbage(collector, FOR_ALL)
-    collector.keep_up(COUNT_S - 1, live=0)
+    collector.keep_up(COUNT_S - 1, live=0, ever=0)
     assert garbage() is not None, "it is not the time to count"
-    collector.keep_up(COUNT_S, live=0)
+    collector.keep_up(COUNT_S, live=0, ever=0)
     assert garbage() is None
 
 
 def test_what_connections_need_is_no_garbage(collector: Collector) -> None:
     garbage = make_garbage(collector, FOR_ALL + FOR_ALL // 2)
     came = FOR_ALL // FOR_CONNECTION
-    collector.keep_up(COUNT_S, live=came)
+    collector.keep_up(COUNT_S, live=came, ever=came)
     assert garbage() is not None
-    collector.keep_up(2 * COUNT_S, live=came // 4)
+    collector.keep_up(2 * COUNT_S, live=came // 4, ever=came)
+    assert garbage() is None
+
+
+def test_all_is_looked_through_once_as_many_connections_have_gone_as_there_are(collector: Collector) -> None:
+    garbage = make_garbage(collector, 1)
+    collector.keep_up(0.0, live=GONE * 2, ever=GONE * 3)
+    assert garbage() is not None, "ten thousand have gone, and twice as many are there"
+    collector.keep_up(0.0, live=GONE, ever=GONE * 3)
     assert garbage() is None

@@ -16,6 +16,7 @@ import trio
 from chatd import telemetry
 from chatd.config import ConfigError
 from chatd.configfile import LIVE, differing_options, known_options, load_config, with_live_options
+from chatd.errors import CloseCode
 from chatd.server import serve
 from tests.daemon import Daemon, Program, environment, start_program
 from tests.logs import own_logging
@@ -85,6 +86,18 @@ async def test_changed_limits_hold_for_those_who_are_connected(tmp_path: Path) -
             await client.ask(type="get_history", roomId=lobby)
             refused = await client.ask(type="get_history", roomId=lobby)
             assert (refused["code"], "1 requests" in refused["message"]) == ("rate_limited", True)
+
+
+async def test_changed_penalty_holds_for_those_who_are_connected(tmp_path: Path) -> None:
+    text = "[limits]\nrefusals_per_minute = 1000\n"
+    async with open_reloadable(tmp_path, text) as live, live.daemon.connect() as client:
+        for limit in (0, 3):
+            for _ in range(20):
+                await client.send_text("no JSON")
+                assert (await client.receive())["code"] == "bad_message"
+            await live.reload(f"[limits]\nrefusals_per_minute = {limit}\n")
+        await client.send_text("no JSON")
+        assert (await client.wait_closed())[0] == CloseCode.BAD_MESSAGES
 
 
 async def test_changed_limits_hold_at_the_door_and_in_the_journal(tmp_path: Path) -> None:

@@ -4,11 +4,14 @@
 # both are printed. What fails alone as well fails the run. What does not waits too short a time: mend it, too.
 set -uo pipefail
 python=$1
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
 
-"$python" -m pytest --numprocesses=4 --dist=worksteal --cov --cov-report=term
-code=$?
-# 1: tests have failed, or too little is covered. Anything else (nothing collected, a worker's end) has no second try.
+"$python" -m pytest --numprocesses=4 --dist=worksteal --cov --cov-report=term | tee "$log"
+code=${PIPESTATUS[0]}
+# 1: tests have failed, or too little is covered. Whatever else went wrong has no second try; nor has a worker's crash.
 ((code == 1)) || exit "$code"
+! grep -q "replacing crashed worker\|maximum crashed workers" "$log" || exit 1
 "$python" -m coverage report --format=total >/dev/null || exit 1
 echo "Once more, alone: what failed beside others."
-exec "$python" -m pytest --last-failed --last-failed-no-failures=none --maxfail=5
+"$python" -m pytest --last-failed --last-failed-no-failures=none --maxfail=5
