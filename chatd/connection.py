@@ -139,7 +139,6 @@ class Connection:
         self.scope = None
         self._ended = True
         self._outbox.detach()
-        self._frames.let_go()
         self.session.hang_up()
         self._wake_waiters()
 

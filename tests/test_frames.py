@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import tracemalloc
-import weakref
 
 import pytest
 from hypothesis import given
@@ -290,18 +288,3 @@ def test_plain_response_tells_its_length_and_closes() -> None:
     assert status == b"HTTP/1.1 503 Service Unavailable"
     assert {b"Content-Length: 7", b"Connection: close", b"Retry-After: 3"} <= set(headers)
     assert body == b"Later.\n"
-
-
-def test_reader_that_was_let_go_is_freed_without_the_collector() -> None:
-    reader = FrameReader(max_message_bytes=100)
-    assert list(reader.receive(frame(TEXT, b"hello"))) == ["hello"]
-    parser = weakref.ref(reader._protocol)
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        reader.let_go()
-        del reader
-        assert parser() is None
-    finally:
-        if was_enabled:
-            gc.enable()

@@ -109,11 +109,6 @@ class FrameReader:
         except ParseFailed as error:
             raise Disconnect(int(error.code), str(error)) from None
 
-    def let_go(self) -> None:
-        """Read nothing more. wsproto's parser holds itself by the generator that it is: ended, it is freed at once."""
-        # There is no public way to it, and without it each connection leaves its parser to the collector.
-        self._protocol._parse_more.close()
-
     def _count(self, part: str) -> None:
         self._size += len(part) if part.isascii() else len(part.encode())
         if self._size > self._max_bytes:
