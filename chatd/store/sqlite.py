@@ -13,6 +13,7 @@ import queue
 import re
 import sqlite3
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeVar
 
 import trio
@@ -77,9 +78,10 @@ class SqliteDatabase:
 
     async def transaction(self, work: Work[T], *, is_lasting: bool = True) -> T:
         if is_lasting:
-            return await trio.to_thread.run_sync(self._write, work, True, limiter=self.writer_limiter)
+            return await trio.to_thread.run_sync(self._write, work, limiter=self.writer_limiter)
         async with self._behind:
-            return await trio.to_thread.run_sync(self._write, work, False, limiter=self.writer_limiter)
+            write = partial(self._write, work, is_lasting=False)
+            return await trio.to_thread.run_sync(write, limiter=self.writer_limiter)
 
     async def write(self, query: Query, params: Params) -> Row | None:
         return await self.transaction(lambda tx: tx.row(query, params))
@@ -92,7 +94,7 @@ class SqliteDatabase:
         finally:
             self._readers.put(reader)
 
-    def _write(self, work: Work[T], is_lasting: bool = True) -> T:  # noqa: FBT001, FBT002 - a thread is started without names
+    def _write(self, work: Work[T], *, is_lasting: bool = True) -> T:
         if is_lasting != self._is_lasting:
             with _translated():
                 self._writer.execute(f"PRAGMA synchronous = {'FULL' if is_lasting else 'NORMAL'}")
