@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wsproto.frame_protocol import FrameProtocol, Opcode, ParseFailed
 
 from chatd.errors import CloseCode, Disconnect
 from chatd.wire.frames import (
@@ -25,6 +27,7 @@ from chatd.wire.frames import (
 )
 from tests.faults import FAULTS
 from tests.rawclient import (
+    BINARY,
     CLOSE,
     CONTINUATION,
     PING,
@@ -136,6 +139,80 @@ def test_endless_empty_fragments_take_no_memory() -> None:
     finally:
         tracemalloc.stop()
     assert list(reader.receive(frame(CONTINUATION, b"b"))) == ["ab"]
+
+
+#: A frame of any kind, most of them as they should be.
+FRAMES = st.builds(
+    frame,
+    st.sampled_from([TEXT] * 6 + [PONG, PING, CONTINUATION, BINARY]),
+    st.one_of(
+        st.sampled_from([b"x" * size for size in (0, 1, 124, 125, 126, 127, 400)]),
+        st.text(max_size=60).map(str.encode),
+        st.binary(max_size=8),
+    ),
+    fin=st.sampled_from([True, True, True, False]),
+    reserved=st.sampled_from([0] * 20 + [4]),
+    mask=st.sampled_from([b"\x00\x00\x00\x00", b"\x80\x01\xfe\x7f", b"chat", b"chat", None]),
+    length_bytes=st.sampled_from([None] * 10 + [2, 8]),
+)
+
+
+def parsed(data: bytes) -> tuple[list[str | bytes], int | None]:
+    """What wsproto alone makes of these bytes: texts and the payloads of pings, and the code of a fault."""
+    parser = FrameProtocol(client=False, extensions=[])
+    parser.receive_bytes(data)
+    found: list[str | bytes] = []
+    parts: list[str] = []
+    try:
+        for each in parser.received_frames():
+            if each.opcode is Opcode.BINARY:
+                return found, CloseCode.BINARY
+            if each.opcode is Opcode.PING:
+                assert isinstance(each.payload, bytes)
+                found.append(each.payload)
+            elif each.opcode is Opcode.TEXT:
+                assert isinstance(each.payload, str)
+                parts.append(each.payload)
+                if each.message_finished:
+                    found.append("".join(parts))
+                    parts = []
+    except ParseFailed as failed:
+        return found, int(failed.code)
+    return found, None
+
+
+@given(st.lists(FRAMES, max_size=8), st.one_of(st.none(), st.integers(min_value=1, max_value=200)))
+def test_bytes_mean_what_they_mean_to_wsproto_however_they_are_cut(frames: list[bytes], step: int | None) -> None:
+    reader = FrameReader(max_message_bytes=MAX_BYTES * 10)
+    data = b"".join(frames)
+    step = step or max(1, len(data))
+    found: list[str | bytes] = []
+    code = None
+    try:
+        for at in range(0, len(data), step):
+            for item in reader.receive(data[at : at + step]):
+                assert not isinstance(item, Closed)
+                found.append(item.payload if isinstance(item, Ping) else item)
+    except Disconnect as disconnect:
+        code = disconnect.code
+    assert (found, code) == parsed(data)
+
+
+def test_reader_keeps_nothing_of_what_it_has_read() -> None:
+    """Ten thousand connections wait for their next message; a parser for each would be 2 KB."""
+    everything = frame(TEXT, b"a", fin=False) + frame(PING) + frame(CONTINUATION, b"b") + frame(TEXT, b"c" * 500)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        readers = [FrameReader(max_message_bytes=MAX_BYTES) for _ in range(100)]
+        for reader in readers:
+            assert len(list(reader.receive(everything))) == 3
+            assert list(reader.receive(everything[:-1])) == [Ping(b""), "ab"]
+            assert list(reader.receive(everything[-1:])) == ["c" * 500]
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] - before < 100 * 400
+    finally:
+        tracemalloc.stop()
 
 
 def test_close_frame_is_the_last_thing_that_is_read() -> None:

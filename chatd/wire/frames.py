@@ -1,14 +1,15 @@
 """WebSocket frames as bytes: the opening handshake, what a client's bytes mean, and the frames that answer them.
 
-The one door to wsproto, which parses and judges everything that a client sends. Frames that leave are built once
-and sent to many, so the two that carry the load (`text_frame`, `ping_frame`) are plain bytes. No sockets, no time:
-`nursery` feeds what it read and sends what it is given.
+The one door to wsproto, which parses and judges what a client sends, but for the frames that carry the load: a whole
+text, and a pong. Frames that leave are built once and sent to many, so `text_frame` and `ping_frame` are plain bytes.
+No sockets, no time: `connection` feeds what it read and sends what it is given.
 
 Source: RFC 6455; sizes and close codes from spec/protocol.md.
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 #: A request head that is longer than this is refused with 431.
 MAX_HEAD_BYTES: Final = 16 * 1024
+#: The first byte of a text frame that is a message by itself, that of a pong, and the bit for a mask in the second.
+TEXT: Final = 0x81
+PONG: Final = 0x8A
+MASKED: Final = 0x80
 
 
 def text_frame(payload: bytes) -> bytes:
@@ -70,25 +75,69 @@ class FrameReader:
 
     A text message is given as `str`; a ping as `Ping`, a close as `Closed`; a pong is a sign of life and nothing
     else. A fault of the peer raises `Disconnect` with its close code, after which the reader is of no more use.
+
+    A text or a pong that has arrived whole, as nearly everything does, is read here. All else is for wsproto, whose
+    parser exists only as long as it has a frame or a message to complete.
     """
 
-    __slots__ = ("_max_bytes", "_parts", "_protocol", "_size")
+    __slots__ = ("_head", "_is_message_open", "_left", "_max_bytes", "_parser", "_parts", "_size")
 
     def __init__(self, *, max_message_bytes: int) -> None:
-        self._protocol = FrameProtocol(client=False, extensions=[])
         self._max_bytes = max_message_bytes
+        # What has arrived of a frame whose length has not.
+        self._head = b""
+        self._parser: FrameProtocol | None = None
+        # Bytes that the parser's frame is to get yet, and whether its message goes on behind the frame.
+        self._left = 0
+        self._is_message_open = False
         self._parts: list[str] = []
         self._size = 0
 
     def receive(self, data: bytes) -> Iterator[str | Ping | Closed]:
-        self._protocol.receive_bytes(data)
+        if self._head:
+            data, self._head = self._head + data, b""
+        at, end = 0, len(data)
+        while at < end:
+            if self._left:
+                part = data[at : at + self._left]
+                at += len(part)
+                self._left -= len(part)
+                yield from self._parse(part)
+            elif self._parser is None and (payload := _find_payload(data, at)) is not None:
+                if data[at] == TEXT:
+                    yield self._read_text(data, payload)
+                at = payload.stop
+            elif (frame_end := _find_end(data, at)) is not None:
+                self._left = frame_end - at
+            else:
+                self._head = data[at:]
+                return
+
+    def _read_text(self, data: bytes, payload: slice) -> str:
+        """The text of a whole frame: unmasked by the four bytes before it (RFC 6455 section 5.3)."""
+        size = payload.stop - payload.start
+        if size > self._max_bytes:
+            raise self._too_big()
+        mask = (data[payload.start - 4 : payload.start] * (size // 4 + 1))[:size]
+        unmasked = int.from_bytes(data[payload], "big") ^ int.from_bytes(mask, "big")
         try:
-            for frame in self._protocol.received_frames():
+            return unmasked.to_bytes(size, "big").decode()
+        except UnicodeDecodeError as error:
+            raise Disconnect(CloseCode.NOT_UTF8, str(error)) from None
+
+    def _parse(self, part: bytes) -> Iterator[str | Ping | Closed]:
+        """What wsproto makes of the next bytes of a frame."""
+        if self._parser is None:
+            self._parser = FrameProtocol(client=False, extensions=[])
+        self._parser.receive_bytes(part)
+        try:
+            for frame in self._parser.received_frames():
                 opcode, payload = frame.opcode, frame.payload
                 if opcode is Opcode.TEXT:
                     assert isinstance(payload, str)
                     self._count(payload)
-                    if not frame.message_finished:
+                    self._is_message_open = not frame.message_finished
+                    if self._is_message_open:
                         # Empty ones do not count towards the size, so they must not be kept either.
                         if payload:
                             self._parts.append(payload)
@@ -103,16 +152,54 @@ class FrameReader:
                     yield Ping(payload)
                 elif opcode is Opcode.CLOSE:
                     assert isinstance(payload, tuple)
+                    # The parser reads nothing behind it.
+                    self._left = sys.maxsize
                     yield Closed(int(payload[0]), payload[1] or "")
                 elif opcode is Opcode.BINARY:
                     raise Disconnect(CloseCode.BINARY, "text frames only, one JSON object each")
         except ParseFailed as error:
             raise Disconnect(int(error.code), str(error)) from None
+        if not (self._left or self._is_message_open):
+            self._parser = None
 
     def _count(self, part: str) -> None:
         self._size += len(part) if part.isascii() else len(part.encode())
         if self._size > self._max_bytes:
-            raise Disconnect(CloseCode.TOO_BIG, f"a message is at most {self._max_bytes} bytes")
+            raise self._too_big()
+
+    def _too_big(self) -> Disconnect:
+        return Disconnect(CloseCode.TOO_BIG, f"a message is at most {self._max_bytes} bytes")
+
+
+def _find_payload(data: bytes, at: int) -> slice | None:
+    """The payload of a whole, masked text or pong frame that begins at `at`, its length written as it should be."""
+    if len(data) - at < 6 or data[at] not in (TEXT, PONG):
+        return None
+    length = data[at + 1]
+    if MASKED <= length <= MASKED + 125:
+        start = at + 6
+        stop = start + length - MASKED
+    elif length == MASKED + 126 and data[at] == TEXT:
+        start = at + 8
+        stop = start + int.from_bytes(data[at + 2 : at + 4], "big")
+        if stop - start < 126:
+            return None
+    else:
+        return None
+    return slice(start, stop) if stop <= len(data) else None
+
+
+def _find_end(data: bytes, at: int) -> int | None:
+    """The end of the frame that begins at `at`, once its length is there (RFC 6455 section 5.2)."""
+    if len(data) - at < 2:
+        return None
+    length, head = data[at + 1] & 0x7F, 2
+    if length > 125:
+        head = 4 if length == 126 else 10
+        if len(data) - at < head:
+            return None
+        length = int.from_bytes(data[at + 2 : at + head], "big")
+    return at + head + (4 if data[at + 1] & MASKED else 0) + length
 
 
 @dataclass(frozen=True, slots=True)
