@@ -137,26 +137,36 @@ def validation_sentence(error: msgspec.ValidationError, kind: str, *, shape: typ
     fault = str(error)
     if found := _UNKNOWN_TYPE.fullmatch(fault):
         return f"There is no message type `{found['value'][:64]}`. The types are: {', '.join(CLIENT_TYPES)}."
-    where = f" of {kind}"
+    where, names = f" of {kind}", _names(shape)
     if found := _AT.fullmatch(fault):
         fault, field = found["fault"], found["field"]
         if not _MISSING.fullmatch(fault) and not _UNKNOWN_FIELD.fullmatch(fault):
             words = f"; it is one of {', '.join(allowed)}" if (allowed := _allowed(shape, field)) else ""
             return f"The field `{field[:64]}`{where} is wrong: {fault[0].lower()}{fault[1:].replace('`', '')}{words}."
-        where = f" in `{field[:64]}`{where}"
+        where, names = f" in `{field[:64]}`{where}", []
     if found := _MISSING.fullmatch(fault):
         return f"The field `{found['field'][:64]}`{where} is missing."
     if found := _UNKNOWN_FIELD.fullmatch(fault):
-        return f"There is no field `{found['field'][:64]}`{where}; leave it out."
+        known = f" Its fields are: {', '.join(names)}." if names else ""
+        return f"There is no field `{found['field'][:64]}`{where}; leave it out.{known}"
     return f"{fault.replace('`', '')}."
+
+
+def _names(shape: type | None) -> list[str]:
+    """The names of the fields that there are, for whoever has misspelt one or looks for another."""
+    return [field.encode_name for field in _fields(shape)]
 
 
 def _allowed(shape: type | None, name: str) -> list[str]:
     """The words that a field may be, where it is one of a few."""
-    if shape is None:
-        return []
-    info = inspect.type_info(shape)
-    assert isinstance(info, inspect.StructType), "messages and forms are"
-    types = [field.type for field in info.fields if field.encode_name == name]
+    types = [field.type for field in _fields(shape) if field.encode_name == name]
     types = [inner for type_ in types for inner in (type_.types if isinstance(type_, inspect.UnionType) else [type_])]
     return [str(value) for type_ in types if isinstance(type_, inspect.LiteralType) for value in type_.values]
+
+
+def _fields(shape: type | None) -> tuple[inspect.Field, ...]:
+    if shape is None:
+        return ()
+    info = inspect.type_info(shape)
+    assert isinstance(info, inspect.StructType), "messages and forms are"
+    return info.fields

@@ -50,7 +50,7 @@ FAULTS: dict[str, tuple[str, list[str]]] = {
     "unknown type with quotes in it": ('{"type":"it\'s `odd`"}', ["it's `odd`", "ping"]),
     "missing field": ('{"type":"join_room"}', ["`roomId`", "`join_room`", "missing"]),
     "extra field": ('{"type":"ping","colour":"red"}', ["`colour`", "`ping`", "leave it out"]),
-    "snake case": ('{"type":"join_room","room_id":"r"}', ["`room_id`", "leave it out"]),
+    "snake case": ('{"type":"join_room","room_id":"r"}', ["`room_id`", "leave it out", "fields are: roomId, "]),
     "wrong type": ('{"type":"join_room","roomId":7}', ["`roomId`", "`join_room`", "expected str, got int"]),
     "empty id": ('{"type":"join_room","roomId":""}', ["`roomId`", "length >= 1"]),
     "too large": ('{"type":"get_history","roomId":"r","limit":101}', ["`limit`", "<= 100"]),
