@@ -1,8 +1,8 @@
 """WebSocket frames as bytes: the opening handshake, what a client's bytes mean, and the frames that answer them.
 
-The one door to wsproto, which parses and judges what a client sends, but for the frames that carry the load: a whole
-text, and a pong. Frames that leave are built once and sent to many, so `text_frame` and `ping_frame` are plain bytes.
-No sockets, no time: `connection` feeds what it read and sends what it is given.
+The one door to wsproto, which parses and judges what a client sends, but for the frames that carry the load: whole
+texts, pings and pongs. Frames that leave are built once and sent to many, so `text_frame` and `ping_frame` are plain
+bytes. No sockets, no time: `connection` feeds what it read and sends what it is given.
 
 Source: RFC 6455; sizes and close codes from spec/protocol.md.
 """
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 #: A request head that is longer than this is refused with 431.
 MAX_HEAD_BYTES: Final = 16 * 1024
-#: The first byte of a text frame that is a message by itself, that of a pong, and the bit for a mask in the second.
+#: The first byte of a text that is a message by itself, of a ping and a pong, and the bit for a mask in the second.
 TEXT: Final = 0x81
+PING: Final = 0x89
 PONG: Final = 0x8A
 MASKED: Final = 0x80
 
@@ -76,8 +77,8 @@ class FrameReader:
     A text message is given as `str`; a ping as `Ping`, a close as `Closed`; a pong is a sign of life and nothing
     else. A fault of the peer raises `Disconnect` with its close code, after which the reader is of no more use.
 
-    A text or a pong that has arrived whole, as nearly everything does, is read here. All else is for wsproto, whose
-    parser exists only as long as it has a frame or a message to complete.
+    A text, a ping or a pong that has arrived whole, as nearly everything does, is read here. All else is for wsproto,
+    whose parser is made when it is first needed and then kept: it holds itself, so that only a collection frees it.
     """
 
     __slots__ = ("_head", "_is_message_open", "_left", "_max_bytes", "_parser", "_parts", "_size")
@@ -103,9 +104,11 @@ class FrameReader:
                 at += len(part)
                 self._left -= len(part)
                 yield from self._parse(part)
-            elif self._parser is None and (payload := _find_payload(data, at)) is not None:
+            elif not self._is_message_open and (payload := _find_payload(data, at)) is not None:
                 if data[at] == TEXT:
                     yield self._read_text(data, payload)
+                elif data[at] == PING:
+                    yield Ping(_unmasked(data, payload))
                 at = payload.stop
             elif (frame_end := _find_end(data, at)) is not None:
                 self._left = frame_end - at
@@ -114,14 +117,10 @@ class FrameReader:
                 return
 
     def _read_text(self, data: bytes, payload: slice) -> str:
-        """The text of a whole frame: unmasked by the four bytes before it (RFC 6455 section 5.3)."""
-        size = payload.stop - payload.start
-        if size > self._max_bytes:
+        if payload.stop - payload.start > self._max_bytes:
             raise self._too_big()
-        mask = (data[payload.start - 4 : payload.start] * (size // 4 + 1))[:size]
-        unmasked = int.from_bytes(data[payload], "big") ^ int.from_bytes(mask, "big")
         try:
-            return unmasked.to_bytes(size, "big").decode()
+            return _unmasked(data, payload).decode()
         except UnicodeDecodeError as error:
             raise Disconnect(CloseCode.NOT_UTF8, str(error)) from None
 
@@ -159,8 +158,6 @@ class FrameReader:
                     raise Disconnect(CloseCode.BINARY, "text frames only, one JSON object each")
         except ParseFailed as error:
             raise Disconnect(int(error.code), str(error)) from None
-        if not (self._left or self._is_message_open):
-            self._parser = None
 
     def _count(self, part: str) -> None:
         self._size += len(part) if part.isascii() else len(part.encode())
@@ -172,8 +169,8 @@ class FrameReader:
 
 
 def _find_payload(data: bytes, at: int) -> slice | None:
-    """The payload of a whole, masked text or pong frame that begins at `at`, its length written as it should be."""
-    if len(data) - at < 6 or data[at] not in (TEXT, PONG):
+    """The payload of a whole, masked text, ping or pong that begins at `at`, its length written as it should be."""
+    if len(data) - at < 6 or data[at] not in (TEXT, PING, PONG):
         return None
     length = data[at + 1]
     if MASKED <= length <= MASKED + 125:
@@ -187,6 +184,13 @@ def _find_payload(data: bytes, at: int) -> slice | None:
     else:
         return None
     return slice(start, stop) if stop <= len(data) else None
+
+
+def _unmasked(data: bytes, payload: slice) -> bytes:
+    """A payload without its mask, the four bytes before it (RFC 6455 section 5.3)."""
+    size = payload.stop - payload.start
+    mask = (data[payload.start - 4 : payload.start] * (size // 4 + 1))[:size]
+    return (int.from_bytes(data[payload], "big") ^ int.from_bytes(mask, "big")).to_bytes(size, "big")
 
 
 def _find_end(data: bytes, at: int) -> int | None:
