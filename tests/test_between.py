@@ -16,7 +16,7 @@ from chatd.wire.frames import text_frame
 from tests.daemon import open_daemon, start_process
 from tests.rawclient import message
 from tests.scripted import open_node
-from tests.stopped import open_door
+from tests.stopped import open_door, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -147,6 +147,40 @@ async def test_resume_of_many_rooms_waits_for_a_slow_line(tmp_path: Path, mock_c
                     caught_up.append(told["roomId"])
             assert sorted(caught_up) == sorted(room_ids)
             assert connection.close_code == 1005
+
+
+async def test_room_joined_elsewhere_in_the_middle_of_a_resume_waits_for_its_turn(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    """Its user had left it; the client does not know, and is still to be sent what it missed."""
+    async with open_door(tmp_path, mock_clock, **SMALL) as door:
+        ada, _, token = await door.sign_up()
+        bob, *_ = await door.sign_up("bob")
+        own = await make_room(door, ada, 6, content="x" * 9_000)
+        joined = [await make_room(door, bob, 4) for _ in range(8)]
+        async with (
+            door.connect(token) as (elsewhere, _),
+            door.connect(receive_buffer=4096) as (client, connection),
+        ):
+            fill(connection)
+            resume = {"epoch": door.chat.epoch, "rooms": {own: 0, **dict.fromkeys(joined, 2)}}
+            await client.send(message(type="authenticate", token=token, resume=resume))
+            await wait_until(lambda: own in connection.session.catching_up)
+            for room_id in joined:
+                await elsewhere.send(message(type="join_room", roomId=room_id))
+            await wait_until(lambda: connection.session.rooms.keys() >= set(joined))
+            heard: dict[str, list[int]] = {}
+            caught_up: list[str] = []
+            while len(caught_up) <= len(joined):
+                told: Any = await client.receive_json()
+                if told["type"] == "caught_up":
+                    caught_up.append(told["roomId"])
+                elif told["type"] in {"new_message", "user_joined"}:
+                    event = told.get("message", told)
+                    heard.setdefault(event["roomId"], []).append(event["seq"])
+            assert [heard[room_id] for room_id in joined] == [[3, 4, 5]] * len(joined)
+            await elsewhere.send(message(type="send_message", roomId=joined[0], content="live"))
+            assert await seqs_until(client, 6) == [6]
 
 
 async def test_client_that_takes_nothing_is_given_up_although_it_sends(tmp_path: Path, mock_clock: MockClock) -> None:

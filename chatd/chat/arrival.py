@@ -14,6 +14,7 @@ from chatd import telemetry
 from chatd.chat.accounts import check_standing
 from chatd.chat.catchup import lengthen_tails, resume_room
 from chatd.chat.direct import tell_unread
+from chatd.chat.session import NO_ROOMS
 from chatd.errors import CloseCode, Refusal
 from chatd.protocol import Authenticate, Authenticated, AuthError, Resume
 from chatd.records import Limits, RoomEntry, format_time
@@ -204,9 +205,12 @@ def authenticated(chat: Chat, session: Session, entries: list[RoomEntry], reques
 async def resume(chat: Chat, session: Session, wanted: Resume) -> None:
     """Replay every room that the client named; a stale epoch is answered with `resync`, never guessed.
 
-    Many rooms are read together. When the store is out the connection is ended, for it would hear nothing of the rooms
-    that are left and not know; it can resume again.
+    Many rooms are read together. What its user joins meanwhile on another device, and is to be replayed here, is heard
+    when its turn comes. When the store is out the connection is ended, for it would hear nothing of the rooms that are
+    left and not know; it can resume again.
     """
+    # Still in the step in which its client was told `authenticated`.
+    session.resuming = waiting = set(wanted.rooms)
     try:
         named = list(wanted.rooms.items())
         for start in range(0, len(named), ROOMS_AT_ONCE):
@@ -217,6 +221,9 @@ async def resume(chat: Chat, session: Session, wanted: Resume) -> None:
             for room_id, after in some.items():
                 # A position of another epoch is as good as one that this room has never reached.
                 await resume_room(chat, session, room_id, after if wanted.epoch == chat.epoch else NO_SEQ)
+                waiting.discard(room_id)
     except Refusal:
         session.line.end(CloseCode.TRY_LATER, "your rooms cannot be read now: reconnect and resume")
         raise
+    finally:
+        session.resuming = NO_ROOMS

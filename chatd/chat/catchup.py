@@ -180,9 +180,7 @@ async def follow(chat: Chat, session: Session, room_id: str) -> None:
         after = session.following.pop(room_id, None)
         if after is not None and row is not None and row.role is not None and row.joined_seq is not None:
             session.enter(room_id, row.role, row.last_seq)
-            earlier = session.catching_up.get(room_id)
-            goes_on = earlier is not None and earlier.is_replay
-            if not goes_on and not chat.hub.is_heard_by(session, room_id):
+            if not session.is_to_replay(room_id) and not chat.hub.is_heard_by(session, room_id):
                 # What it was sent in its last stay comes before what it is sent now.
                 chat.hub.send_backlog(room_id)
                 after = max(after, session.heard.get(room_id, 0), row.joined_seq - 1)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from chatd.protocol import ServerMessage, encode
 from chatd.wire.frames import text_frame
@@ -45,6 +45,10 @@ class Membership(NamedTuple):
     seq: int
 
 
+#: What most sessions have to resume.
+NO_ROOMS: Final[frozenset[str]] = frozenset()
+
+
 class CatchUp:
     """Missed events of a room on their way to a session: the seq up to which they have been sent.
 
@@ -71,8 +75,8 @@ class Session:
 
     __slots__ = (
         "address", "agent", "catching_up", "changes", "connection_id", "expires_at_ms", "following", "has_arrived",
-        "heard", "is_settling", "joining", "leaving", "line", "outbox", "pending", "put", "requests_full_at", "rooms",
-        "session_ids", "user_id", "username",
+        "heard", "is_settling", "joining", "leaving", "line", "outbox", "pending", "put", "requests_full_at",
+        "resuming", "rooms", "session_ids", "user_id", "username",
     )  # fmt: skip
 
     def __init__(self, connection_id: str, address: str, line: Line) -> None:
@@ -92,6 +96,8 @@ class Session:
         self.rooms: dict[str, Membership] = {}
         #: Rooms whose missed events are being sent, each by the last call that began to.
         self.catching_up: dict[str, CatchUp] = {}
+        #: Rooms that a resume has named and is still to come to.
+        self.resuming: frozenset[str] | set[str] = NO_ROOMS
         #: Rooms that this connection is about to join by itself, with the newest leaving heard of meanwhile (or 0).
         self.joining: dict[str, int] = {}
         #: Rooms of which the store is asked whether the user is a member, with the seq to go on behind.
@@ -120,6 +126,11 @@ class Session:
         return self.is_settling or any(
             room_id in places for places in (self.rooms, self.leaving, self.joining, self.following, self.catching_up)
         )
+
+    def is_to_replay(self, room_id: str) -> bool:
+        """Whether a replay that was asked for is to send what comes next of a room, so that nothing else may."""
+        catching_up = self.catching_up.get(room_id)
+        return room_id in self.resuming or (catching_up is not None and catching_up.is_replay)
 
     def enter(self, room_id: str, role: str, seq: int) -> None:
         """Note a membership as of a seq; what is known from later on stays."""

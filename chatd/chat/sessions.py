@@ -211,7 +211,10 @@ class Sessions:
         if (
             role is not None
             and start is not None
-            and self._hub.listen(session, room_id, after=start, max_bytes=MAX_JOINED_BYTES)
+            and (
+                session.is_to_replay(room_id)
+                or self._hub.listen(session, room_id, after=start, max_bytes=MAX_JOINED_BYTES)
+            )
         ):
             # Nothing has to be read: whatever ended the membership since is still to be heard.
             session.enter(room_id, role, seq)
