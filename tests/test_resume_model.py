@@ -426,6 +426,19 @@ class Device:
         if not self.replays(room_id) and not (room_id in self.joined and self.truth.is_member(room_id)):
             # A member may ask for all of a room's past, and one that joins is sent what this node has not heard yet.
             assert self.truth.may_hear(room_id, seq), "an event of a time when its user was no member"
+        to_come = [
+            asked
+            for key, asked in self.waiting.items()
+            if asked.type == "resume"
+            and asked.room == room_id
+            and not asked.has_begun
+            # Its sign-in has been answered.
+            and key.partition(" of ")[2] not in self.waiting
+        ]
+        if to_come and room_id not in self.live:
+            # Also where its user has joined on another device meanwhile.
+            assert seq == to_come[0].after + 1, f"{seq} of {room_id} comes before what it is to resume"
+            to_come[0].has_begun |= self.positions.get(room_id) == to_come[0].after
         known = self.positions.get(room_id)
         if known is not None and seq != known + 1:
             request = next((asked for asked in self.replays(room_id) if seq == asked.after + 1), None)
