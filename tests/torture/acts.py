@@ -200,6 +200,7 @@ async def look_around(client: TortureClient, stay: Stay, room_id: str) -> None:
 
 async def dawdle(client: TortureClient, stay: Stay, _: str) -> None:
     """Read slowly for a while."""
+    stay.was_slow = True
     stay.connection.read_bytes, stay.connection.rest_s = SLOW_BYTES, SLOW_REST_S
     await client.rest(client.dice.uniform(*SLOW_S))
     stay.connection.read_bytes, stay.connection.rest_s = READ_BYTES, 0
@@ -208,6 +209,7 @@ async def dawdle(client: TortureClient, stay: Stay, _: str) -> None:
 
 async def halt(client: TortureClient, stay: Stay, room_id: str) -> None:
     """Ask for more than the kernel keeps, and stop reading for a while, or until one is not waited for any more."""
+    stay.was_slow = True
     stay.connection.halt()
     for _ in range(UNREAD_PAGES):
         await client.ask_for_nothing(stay, "get_history", roomId=room_id, limit=100)

@@ -71,6 +71,8 @@ class Stay:
         self.replaying: set[str] = set()
         self.is_authenticated = trio.Event()
         self.was_told_of_shutdown = False
+        #: It has read slowly or not at all for a while: what waits for it may take longer than a stop.
+        self.was_slow = False
         #: Its client has ended it by itself.
         self.was_cut = False
         self.answers: dict[str, dict[str, Any]] = {}
@@ -83,11 +85,6 @@ class Stay:
     @property
     def is_over(self) -> bool:
         return self.connection.close_code is not None
-
-    @property
-    def is_reading(self) -> bool:
-        """It is neither slow nor halted."""
-        return self.connection.flowing.is_set() and not self.connection.rest_s
 
     def excuse(self) -> None:
         """What is unanswered is not overdue: the client itself was away."""

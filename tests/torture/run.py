@@ -165,13 +165,13 @@ class Torture:
         await trio.sleep(max(0, until_s - self.seconds()))
 
     def watch_drain(self, node: Node) -> Callable[[], None]:
-        """Those who read and are connected straight to a node are told before it stops."""
-        stays = [(client, stay) for client in self.clients if (stay := client.live) and stay.is_reading]
+        """Those who have read all the time and are connected straight to a node are told before it stops."""
+        stays = [(client, stay) for client in self.clients if (stay := client.live) and not stay.was_slow]
         stays = [(client, stay) for client, stay in stays if stay.connection.port == node.ports[0]]
 
         def look() -> None:
             for client, stay in stays:
-                is_gone = stay.was_cut or not stay.is_reading
+                is_gone = stay.was_cut or stay.was_slow
                 self.report.told_of_shutdown += stay.was_told_of_shutdown
                 if not stay.was_told_of_shutdown and not is_gone and stay.connection.close_code not in {1013, 4506}:
                     self.report.faults.append(
