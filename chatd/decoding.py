@@ -137,25 +137,21 @@ def validation_sentence(error: msgspec.ValidationError, kind: str, *, shape: typ
     fault = str(error)
     if found := _UNKNOWN_TYPE.fullmatch(fault):
         return f"There is no message type `{found['value'][:64]}`. The types are: {', '.join(CLIENT_TYPES)}."
-    where, is_inner = f" of {kind}", False
+    where = f" of {kind}"
     if found := _AT.fullmatch(fault):
         fault, field = found["fault"], found["field"]
         if not _MISSING.fullmatch(fault) and not _UNKNOWN_FIELD.fullmatch(fault):
             words = f"; it is one of {', '.join(allowed)}" if (allowed := _allowed(shape, field)) else ""
             return f"The field `{field[:64]}`{where} is wrong: {fault[0].lower()}{fault[1:].replace('`', '')}{words}."
-        where, is_inner = f" in `{field[:64]}`{where}", True
+        # What may be in a field is not told.
+        where, shape = f" in `{field[:64]}`{where}", None
     if found := _MISSING.fullmatch(fault):
         return f"The field `{found['field'][:64]}`{where} is missing."
     if found := _UNKNOWN_FIELD.fullmatch(fault):
-        names = [] if is_inner else _names(shape)
+        names = [field.encode_name for field in _fields(shape)]
         known = f" Its fields are: {', '.join(names)}." if names else ""
         return f"There is no field `{found['field'][:64]}`{where}; leave it out.{known}"
     return f"{fault.replace('`', '')}."
-
-
-def _names(shape: type | None) -> list[str]:
-    """The names of the fields that there are, for whoever has misspelt one or looks for another."""
-    return [field.encode_name for field in _fields(shape)]
 
 
 def _allowed(shape: type | None, name: str) -> list[str]:
